@@ -1,0 +1,1 @@
+"""Public checks, one module a chapter."""
