@@ -1,10 +1,12 @@
 """Fixtures that several test files share."""
 
+import importlib
 import sys
-import types
 from pathlib import Path
 
 import pytest
+
+import course.checks
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests import their helpers by name
 
@@ -18,12 +20,18 @@ def root() -> Path:
 
 
 @pytest.fixture
-def mini_checks(monkeypatch):
-    """The public checks of the tiny chapter, importable as `course.checks.mini`."""
-    module = types.ModuleType("course.checks.mini")
-    exec(compile(mini_course.CHECKS, "mini_checks.py", "exec"), module.__dict__)
-    monkeypatch.setitem(sys.modules, "course.checks.mini", module)
-    return module
+def mini_checks(tmp_path, monkeypatch):
+    """The tiny chapter's public checks, importable as `course.checks.mini`, in kernels too."""
+    folder = tmp_path / "mini-checks"
+    folder.mkdir()
+    (folder / "mini.py").write_text(mini_course.CHECKS, encoding="utf-8")
+    extend = f"import course.checks; course.checks.__path__.append({str(folder)!r})"
+    (folder / "sitecustomize.py").write_text(extend, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setattr(course.checks, "__path__", [*course.checks.__path__, str(folder)])
+    monkeypatch.delitem(sys.modules, "course.checks.mini", raising=False)
+    yield importlib.import_module("course.checks.mini")
+    sys.modules.pop("course.checks.mini", None)
 
 
 @pytest.fixture
