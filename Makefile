@@ -1,0 +1,54 @@
+# make book: the HTML book.  make test: every test.  Both set up .venv by themselves.
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+
+# Two spinning OpenMP threads on a shared two-core machine are five times slower than one.
+export OMP_NUM_THREADS := 1
+export OMP_WAIT_POLICY := PASSIVE
+# uv and the tests rely on byte code: without it `import torch` takes four times as long.
+export PYTHONDONTWRITEBYTECODE :=
+export UV_COMPILE_BYTECODE := 1
+
+BIN := .venv/bin
+
+.PHONY: help book test release lint lock clean
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+.venv/.ready: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "This project needs Python 3.11, 3.12 or 3.13; set PYTHON=python3.12, say.")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+# Sphinx reports a warning only for a page that it reads, and does not notice a change in an extension: so start
+# afresh after either. Otherwise a second build would be green.
+_build/.started: $(wildcard book/_ext/*.py) requirements.txt
+	rm -rf _build
+	mkdir _build
+	touch $@
+
+book: .venv/.ready _build/.started  ## build the HTML book into _build/html
+	$(BIN)/jupyter-book build . -W -n --keep-going -q || { rm -f _build/.started; exit 1; }
+	$(BIN)/python book/_ext/check_pages.py
+
+test: .venv/.ready  ## every test
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/autograder lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+release: .venv/.ready  ## book/chapters and notebooks from solutions (runs what changed)
+	$(BIN)/autograder release
+
+lint: .venv/.ready  ## the contracts of a chapter that a program can check
+	$(BIN)/autograder lint
+
+lock: .venv/.ready  ## requirements.txt from pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --no-emit-index-url \
+		--all-extras pyproject.toml --output-file requirements.txt
+
+clean:  ## remove what make made
+	rm -rf .venv _build

@@ -1,0 +1,183 @@
+"""Nothing secret leaves `solutions/`: delete the folder, build everything, and look for it."""
+
+import ast
+import html
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from autograder.chapters import BEGIN, END, Chapter, chapter_ids, find_root, load
+
+ROOT = find_root(Path(__file__).parent)
+SHORTEST = 12  # a shorter line (`return x`, `else:`) gives nothing away
+
+
+def lines_of(text: str) -> set[str]:
+    return {line.strip() for line in text.splitlines() if len(line.strip()) >= SHORTEST}
+
+
+def solution_lines(chapter: Chapter) -> set[str]:
+    """Lines between the markers of the exercise cells."""
+    found: set[str] = set()
+    for cell in chapter.notebook.cells:
+        regions = re.findall(rf"{BEGIN}(.*?){END}", cell.source, re.S)
+        found.update(*map(lines_of, regions)) if regions else None
+    return found
+
+
+def test_values(chapter: Chapter) -> set[str]:
+    """Literal expected values of the hidden tests: numbers of four digits or more, and texts."""
+    tree = ast.parse((chapter.folder / "tests.py").read_text(encoding="utf-8"))
+    documentation = {
+        ast.get_docstring(n, clean=False) for n in ast.walk(tree)
+        if isinstance(n, (ast.Module, ast.FunctionDef, ast.ClassDef))
+    }  # fmt: skip
+    values = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node.value not in documentation:
+            text = str(node.value)
+            if (isinstance(node.value, float) and len(text) >= 6) or (
+                isinstance(node.value, str) and len(text) >= 25
+            ):
+                values.add(text)
+    return values
+
+
+test_values.__test__ = False
+
+
+def public_text(chapter: Chapter) -> str:
+    """What a chapter's author shows on purpose."""
+    cells = (re.sub(rf"{BEGIN}.*?{END}", "", c.source, flags=re.S) for c in chapter.notebook.cells)
+    checks = ROOT / "course" / "checks" / f"{chapter.id.replace('-', '_')}.py"
+    library = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "course").glob("*.py"))
+    return "\n".join([*cells, checks.read_text(encoding="utf-8"), library])
+
+
+def secrets() -> dict[str, str]:
+    """Every secret line, and the file that it comes from."""
+    found: dict[str, str] = {}
+    for name in chapter_ids(ROOT):
+        chapter = load(name, ROOT)
+        lines = solution_lines(chapter)
+        for file in ("tests.py", "misconceptions.py", "alternatives.py"):
+            path = chapter.folder / file
+            if path.exists():
+                lines |= lines_of(path.read_text(encoding="utf-8"))
+        lines |= test_values(chapter)
+        public = lines_of(public_text(chapter))
+        whole = public_text(chapter)
+        found.update({line: name for line in lines if line not in public and line not in whole})
+    return found
+
+
+SECRETS = secrets()
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory) -> Path:
+    """A copy of the tree as a clone would have it, less `solutions/`."""
+    copy = tmp_path_factory.mktemp("bare") / "course"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, check=True,
+    ).stdout.decode()  # fmt: skip
+    for name in filter(None, listed.split("\0")):
+        source = ROOT / name
+        if source.is_file() and not name.startswith("solutions/"):
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, copy / name)
+    return copy
+
+
+def run(*command: str, cwd: Path) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def texts(folder: Path) -> Iterator[tuple[str, str]]:
+    """Every text below a folder, as a person or a program would read it."""
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or path.suffix in (".png", ".woff", ".woff2", ".ico", ".pickle"):
+            continue
+        raw = path.read_bytes()
+        if path.suffix == ".whl":
+            with zipfile.ZipFile(path) as wheel:
+                for name in wheel.namelist():
+                    yield f"{path.name}:{name}", wheel.read(name).decode("utf-8", "replace")
+            continue
+        text = raw.decode("utf-8", "replace")
+        yield str(path.relative_to(folder)), text
+        if path.suffix == ".html":  # highlighted code stands in many small elements
+            yield (
+                f"{path.relative_to(folder)} (as seen)",
+                html.unescape(re.sub(r"<[^>]+>", "", text)),
+            )
+        if path.suffix == ".ipynb":
+            notebook = nbformat.reads(text, as_version=4)
+            yield f"{path.name} (cells)", "\n".join(c.source for c in notebook.cells)
+
+
+def leaks(folder: Path) -> list[str]:
+    return [
+        f"{name}: {line!r} of {SECRETS[line]}"
+        for name, text in texts(folder)
+        for line in SECRETS
+        if line in text
+    ]
+
+
+def test_there_are_secrets_to_look_for_and_the_search_finds_them(tmp_path):
+    assert len(SECRETS) > 100
+    line = next(iter(SECRETS))
+    (tmp_path / "page.html").write_text(
+        f"<span>{html.escape(line[:3])}</span>{html.escape(line[3:])}"
+    )
+    (tmp_path / "book.ipynb").write_text(
+        json.dumps(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(line)]))
+    )
+    assert len({leak.split(":")[0] for leak in leaks(tmp_path)}) >= 2
+
+
+def test_what_is_left_builds_checks_and_holds_no_secret(bare):
+    python = sys.executable
+    run(python, "-m", "jupyter_book", "build", ".", "-W", "-n", "--keep-going", "-q", cwd=bare)
+    assert (bare / "_build/html/book/chapters/convolution.html").exists()
+
+    notebook = nbformat.read(bare / "notebooks/convolution.ipynb", as_version=4)
+    assert notebook.metadata["course"]["chapter"] == "convolution"
+    script = "from course import check, start; start('convolution'); print(check('corr').status)"
+    assert run(python, "-c", script, cwd=bare).strip() == "not yet"
+
+    run(python, "-m", "hatchling", "build", "-t", "wheel", cwd=bare)
+    assert list((bare / "dist").glob("*.whl"))
+
+    assert leaks(bare) == []
+
+
+def test_search_index_knows_no_word_that_only_solutions_use(bare):
+    """The index holds stems, not lines."""
+    index = (bare / "_build/html/searchindex.js").read_text(encoding="utf-8")
+    words = set(re.findall(r"[a-z_]{8,}", index))
+    public = "\n".join(
+        path.read_text(encoding="utf-8")
+        for pattern in ("book/**/*.md", "book/**/*.ipynb", "book/*.yml", "book/*.bib")
+        for path in bare.glob(pattern)
+    ).casefold()
+    own = {
+        word
+        for line in SECRETS
+        for word in re.findall(r"[a-z_]{8,}", line.casefold())
+        if word not in public
+    }
+    assert own, "solutions have no word of their own"
+    assert words & own == set()
