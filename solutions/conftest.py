@@ -1,15 +1,19 @@
 """`pytest solutions/<chapter>/tests.py` runs a chapter's hidden tests on its reference solution."""
 
+from functools import cache
+
 import pytest
 
 from autograder.chapters import find_root, load
 from course.testing import Student, seed_inputs
 
+load = cache(load)
+
 
 @pytest.fixture
 def student(request):
-    chapter = load(request.path.parent.name, find_root(request.path.parent))
-    return Student(chapter.namespace())
+    folder = request.path.parent
+    return Student(load(folder.name, find_root(folder)).namespace())
 
 
 @pytest.fixture

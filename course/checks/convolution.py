@@ -105,19 +105,21 @@ def test_one_step_and_many(student):
     })
     assert_close(student.learn_kernel(x, y, 300, 0.2), torch.tensor([[1.0, -1.0]]),
                  "the kernel after 300 steps", atol=1e-3)
+    high = student.learn_kernel(x.T, y.T, 300, 0.2)
+    assert_close(high, torch.tensor([[1.0], [-1.0]]), "the kernel for X and Y turned", atol=1e-3)
 
 
 @pytest.mark.exercise("size")
 def test_sizes(student):
     """`out_size` counts the outputs for kernel, stride, padding and dilation."""
-    assert_equal(student.out_size(5, 3), 3, "out_size(5, 3)")
-    assert_close(student.out_size(28, 5, 1, 2), 28, "out_size(28, 5, s=1, p=2)", symptoms={
+    assert_equal(student.out_size(5, 3), 3, "`out_size(5, 3)`")
+    assert_close(student.out_size(28, 5, 1, 2), 28, "`out_size(28, 5, s=1, p=2)`", symptoms={
         "Padding is on both sides, so it counts twice.": 26,
         "One too many: derive the -1 in the numerator again.": 29,
         "One too few: counting starts at 0.": 27,
     })
-    assert_equal(student.out_size(8, 3, 2), 3, "out_size(8, 3, s=2), rounded down")
-    assert_equal(student.out_size(10, 3, d=2), 6, "out_size(10, 3, d=2)")
+    assert_equal(student.out_size(8, 3, 2), 3, "`out_size(8, 3, s=2)`, rounded down,")
+    assert_equal(student.out_size(10, 3, d=2), 6, "`out_size(10, 3, d=2)`")
 
 
 @pytest.mark.exercise("size")
@@ -128,7 +130,7 @@ def test_worked_example(student):
         list(student.receptive_field([(3, 2, 1, 1), (3, 1, 1, 1)])), [7, 2, -3],
         "(r, jump, start)", symptoms={
             "The stride of a layer widens the view of the layers after it; use the old jump.":
-                [9, 2, -6],
+                [9, 2, -4],
             "A step in layer 2 is a jump of 2 input pixels; multiply by the jump.": [5, 2, -2],
             "The padding moves the start to the left.": [7, 2, 0],
             "The padding of layer 2 counts in steps of the jump.": [7, 2, -2],
@@ -145,8 +147,9 @@ def test_small_correlation(student):
     """`corr2d` slides the kernel as it is, and moves by one pixel."""
     assert_close(student.corr2d(IMAGE, KERNEL), torch.tensor([[4.0, -2.0], [2.0, 8.0]]), symptoms={
         "The kernel seems to be flipped; cross-correlation slides it as it is.":
-            torch.tensor([[3.0, 7.0], [0.0, 6.0]]),
-        "The kernel seems to be transposed.": torch.tensor([[0.0, 6.0], [1.0, 0.0]]),
+            F.conv2d(IMAGE[None, None], KERNEL.flip(0, 1)[None, None])[0, 0],
+        "The kernel seems to be transposed.":
+            F.conv2d(IMAGE[None, None], KERNEL.T[None, None])[0, 0],
     })
     assert_equal(tuple(student.corr2d(torch.ones(4, 7), torch.ones(2, 3)).shape), (3, 5), "the shape")
 
@@ -175,7 +178,10 @@ def test_channels(student):
     w = torch.stack([torch.stack([KERNEL, KERNEL]), torch.stack([KERNEL, 0 * KERNEL])])
     b = torch.tensor([0.5, -0.5])
     got = student.conv2d(x, w, b)
-    assert_close(got, F.conv2d(x, w, b), symptoms={"The bias is not added.": F.conv2d(x, w)})
+    assert_close(got, F.conv2d(x, w, b), symptoms={
+        "The bias is not added.": F.conv2d(x, w),
+        "The bias is added once for each input channel.": F.conv2d(x, w, 2 * b),
+    })
 
 
 @pytest.mark.exercise("corr")
@@ -252,7 +258,7 @@ def test_plain_windows(student):
     assert_close(student.pool2d(WINDOWS, 2, mode="avg"), mean, "the mean", symptoms={
         "This is the sum; divide by the number of cells.": 4 * mean,
     })
-    assert_close(student.pool2d(WINDOWS, 3, 1), F.max_pool2d(WINDOWS, 3, 1), "k=3, stride=1")
+    assert_close(student.pool2d(WINDOWS, 3, 1), F.max_pool2d(WINDOWS, 3, 1), "the largest for k=3, stride=1")
 
 
 @pytest.mark.exercise("pool")
@@ -284,9 +290,14 @@ def test_rounding_up(student):
 def test_adaptive(student):
     """`adaptive_pool2d` gives the wanted size, with overlapping windows where it does not divide."""
     x = torch.tensor([4.0, 2, 6, 8, 2]).view(1, 1, 1, 5)
-    assert_close(student.adaptive_pool2d(x, (1, 3)), torch.tensor([[[[3.0, 16 / 3, 5.0]]]]), "avg")
-    assert_close(student.adaptive_pool2d(x, (1, 3), "max"), torch.tensor([[[[4.0, 8, 8]]]]), "max")
-    assert_close(student.adaptive_pool2d(WINDOWS, 1), WINDOWS.mean((2, 3), keepdim=True), "out=1")
+    assert_close(student.adaptive_pool2d(x, (1, 3)), torch.tensor([[[[3.0, 16 / 3, 5.0]]]]),
+                 "the mean of five pixels in three windows", symptoms={
+        "The end of a window is rounded up, so that windows may overlap.":
+            torch.tensor([[[[4.0, 4.0, 5.0]]]]),
+    })
+    assert_close(student.adaptive_pool2d(x, (1, 3), "max"), torch.tensor([[[[4.0, 8, 8]]]]),
+                 "the largest of five pixels in three windows")
+    assert_close(student.adaptive_pool2d(WINDOWS, 1), WINDOWS.mean((2, 3), keepdim=True), "the mean for out=1")
 
 
 @pytest.mark.exercise("pool")
@@ -299,6 +310,11 @@ def test_backward(student):
                  symptoms={"Only the maximum gets the gradient, not the whole window.": spread})
     assert_close(student.pool_backward(dy, (WINDOWS, 2, 2, 0, "avg")), spread / 4,
                  "the gradient of avg", symptoms={"Each cell gets a share of 1 / k².": spread})
+    dy = torch.arange(9.0).view(1, 1, 3, 3)
+    x = torch.zeros_like(WINDOWS).requires_grad_()
+    F.avg_pool2d(x, 2, 1).backward(dy)
+    assert_close(student.pool_backward(dy, (WINDOWS, 2, 1, 0, "avg")), x.grad,
+                 "the gradient of avg where windows overlap")
 
 
 @pytest.mark.exercise("unpool")
@@ -318,6 +334,9 @@ def test_back_in_place(student):
     y, idx = torch.tensor([[[[4.0, 5], [6, 7]]]]), torch.tensor([[[[4, 7], [13, 10]]]])
     expected = torch.tensor([[0.0, 0, 0, 0], [4, 0, 0, 5], [0, 0, 7, 0], [0, 6, 0, 0]])[None, None]
     assert_close(student.unpool(y, idx, (4, 4)), expected)
+    two = torch.cat([y, 10 * y], dim=1)
+    assert_close(student.unpool(two, torch.cat([idx, idx], dim=1), (4, 4)),
+                 torch.cat([expected, 10 * expected], dim=1), "the output for two channels")
     same = torch.tensor([[[[1, 1]]]])
     twice = student.unpool(torch.tensor([[[[3.0, 3.0]]]]), same, (1, 3))
     assert_close(twice, torch.tensor([[[[0.0, 3, 0]]]]), "an index that occurs twice", symptoms={

@@ -1,0 +1,476 @@
+"""`autograder grade`: from submissions to records, one JSON file for each.
+
+Grading maps over a `concurrent.futures.Executor`, a student at a time. Each process that takes part
+holds the hidden tests and owns a zygote whose forks run the students' code.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import platform
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from autograder.chapters import Chapter, ChapterError, Exercise, chapter_ids, load, syllabus
+from autograder.diagnose import Diagnosis, tests_of
+from autograder.notebook import Blank, ReadProblem, Submission, chapter_in_name, read
+from autograder.replay import replay
+from autograder.runner import StudentProcess, ZygoteError
+from autograder.submissions import Entry, collect
+from autograder.workers import TEST_SECONDS, Workers, cell_notes, limits, run_attempt
+from course.testing import Counterexample, Outcome
+
+MAX_TEXT = 1_000  # characters of one reason or value: students choose what they print
+EARLIER = "earlier"  # below a student's folder: records that a newer file replaced
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all graders of one run need to know."""
+
+    root: Path
+    out: Path
+    chapter: str | None = None
+    device: str = "cpu"
+    full: bool = False
+    force: bool = False
+    seconds: float = TEST_SECONDS
+
+
+@dataclass(frozen=True)
+class Row:
+    """One submission in the table that a run prints."""
+
+    student: str
+    chapter: str | None
+    file: str
+    status: str
+    score: float
+    max: float
+    unfinished: tuple[str, ...]
+    notes: tuple[str, ...]
+    counts: bool  # False where a newer file of the same chapter does
+    fresh: bool  # False where the record of an earlier run still held
+
+
+def grade(
+    paths: Iterable[Path],
+    out: Path,
+    root: Path,
+    *,
+    chapter: str | None = None,
+    jobs: int | None = None,
+    executor: Executor | None = None,
+    force: bool = False,
+    full: bool = False,
+    device: str = "cpu",
+    seconds: float = TEST_SECONDS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Row]:
+    """Grade submissions and write `out/<student>/<chapter>.json` and `out/gradebook.csv`.
+
+    What has a record of the same content and the same tests is not graded again.
+
+    Args:
+        paths: see `autograder.submissions.collect`.
+        chapter: the only chapter that counts; by default each notebook tells its own.
+        jobs: processes; by default one for each CPU.
+        executor: grades there instead; the grader closes it no more than it opened it.
+        force: grade everything again.
+        full: also execute whole notebooks and note where outputs differ from the reference.
+        seconds: limit for one case of a test; an exercise gets six times as much.
+        progress: is told how many submissions are done, of how many.
+    Raises:
+        ChapterError: if the chapter does not exist, or no solutions are there.
+        CollectError: if there is nothing to grade.
+    """
+    root, out = root.resolve(), out.resolve()
+    ids = chapter_ids(root)
+    if not ids:
+        raise ChapterError(f"{root / 'solutions'} holds no chapter: grading needs the solutions.")
+    if chapter:
+        load(chapter, root)  # raises, with the names that there are
+    entries = collect(paths, ids)
+    settings = Settings(root, out, chapter, device, full, force, seconds)
+    students = [list(group) for _, group in groupby(entries, key=lambda e: e.student)]
+    jobs = max(1, min(jobs or os.cpu_count() or 1, len(students)))
+    rows: list[Row] = []
+    progress(0, len(entries))
+    for graded in _map(students, settings, executor, jobs):
+        rows += graded
+        progress(len(rows), len(entries))
+    write_gradebook(out, root)
+    return sorted(rows, key=lambda r: (r.student, r.chapter or "", r.file))
+
+
+# --- processes -------------------------------------------------------------------------------
+
+
+def _map(
+    students: Sequence[list[Entry]], settings: Settings, executor: Executor | None, jobs: int
+) -> Iterator[list[Row]]:
+    """Grade students in any order; one that breaks its process is tried once more, alone."""
+    lost: list[list[Entry]] = []
+    own = executor or processes(jobs)
+    futures = {own.submit(grade_student, entries, settings): entries for entries in students}
+    try:
+        for future in as_completed(futures):
+            try:
+                yield future.result()
+            except BrokenExecutor:
+                lost.append(futures[future])
+    finally:
+        for future in futures:
+            future.cancel()
+        if executor is None:
+            own.shutdown()
+    for entries in lost:
+        with processes(1) as alone:
+            try:
+                yield alone.submit(grade_student, entries, settings).result()
+            except BrokenExecutor:
+                reason = "The grader's process died; grade this student alone to see why."
+                yield [_row(_failed(entry, settings, reason), True) for entry in entries]
+
+
+def processes(jobs: int) -> ProcessPoolExecutor:
+    """Processes that grade, forked from one that has imported what they need."""
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    context.set_forkserver_preload([__name__])
+    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_process)
+
+
+def _start_process() -> None:
+    # Ctrl-C is the main process's to handle: a submission under way is finished first.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+class Slot:
+    """What one grading process keeps between submissions."""
+
+    def __init__(self, root: Path, device: str):
+        self.root, self.device = root, device
+        self.workers = Workers()
+        self.blanks = Blanks(root)
+
+    @functools.cache  # noqa: B019, a slot lives as long as its process
+    def chapter(self, name: str) -> Chapter:
+        return load(name, self.root)
+
+    @functools.cache  # noqa: B019
+    def diagnosis(self, name: str) -> Diagnosis:
+        return Diagnosis(self.chapter(name), self.device)
+
+    @functools.cache  # noqa: B019
+    def tests_hash(self, name: str | None) -> str:
+        """Of everything but the submission that a record depends on."""
+        files = [*Path(__file__).parent.glob("*.py"), self.root / "course" / "testing.py"]
+        if name is not None:
+            files += (self.root / "solutions" / name).glob("*")
+        digest = hashlib.sha256()
+        for file in sorted(filter(Path.is_file, files)):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+        return digest.hexdigest()
+
+
+class Blanks(Mapping[str, Blank]):
+    """The blank notebooks of all chapters, each read when first asked for."""
+
+    def __init__(self, root: Path):
+        self.root, self.ids, self.known = root, chapter_ids(root), {}
+
+    def __getitem__(self, chapter: str) -> Blank:
+        if chapter not in self.ids:
+            raise KeyError(chapter)
+        if chapter not in self.known:
+            self.known[chapter] = Blank.of(load(chapter, self.root))
+        return self.known[chapter]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@functools.lru_cache(1)
+def _slot(root: Path, device: str) -> Slot:
+    return Slot(root, device)
+
+
+# --- one student -----------------------------------------------------------------------------
+
+
+def grade_student(entries: Sequence[Entry], settings: Settings) -> list[Row]:
+    """Grade all files of one student and write their records; never raises for what is in them."""
+    slot = _slot(settings.root, settings.device)
+    done = [_graded(entry, settings, slot) for entry in entries]
+    last: dict[str, Record] = {}
+    for record, _ in sorted(done, key=lambda pair: pair[0]["status"] == "graded"):  # oldest first
+        last[record["chapter"] or record["file"]] = record
+    rows = []
+    for record, fresh in done:
+        counting = last[record["chapter"] or record["file"]]
+        record["superseded_by"] = None if record is counting else counting["file"]
+        same = [r for r, _ in done if r is not record and r["chapter"] == record["chapter"]]
+        is_last = record is counting and record["chapter"] is not None
+        record["supersedes"] = [r["file"] for r in same] if is_last else []
+        _write(record, settings.out)
+        rows.append(_row(record, fresh))
+    return rows
+
+
+def _graded(entry: Entry, settings: Settings, slot: Slot) -> tuple[Record, bool]:
+    """The record of a file, and whether it is new."""
+    started = time.perf_counter()
+    try:
+        data = entry.source.read()
+        stored = None if settings.force else _stored(entry, data, settings, slot)
+        if stored is not None:
+            return stored | {"file": entry.label}, False
+        try:
+            record = _grade(entry, data, settings, slot)
+        except ZygoteError:  # whatever ended it, a new one may live
+            slot.workers.close()
+            record = _grade(entry, data, settings, slot)
+    except ReadProblem as problem:
+        record = _unreadable(entry, b"", problem, settings, slot)
+    except Exception as error:
+        reason = f"The grader failed on this file ({type(error).__name__}: {error}); report it."
+        record = _failed(entry, settings, reason)
+    record["seconds"] = round(time.perf_counter() - started, 3)
+    return record, True
+
+
+def _grade(entry: Entry, data: bytes, settings: Settings, slot: Slot) -> Record:
+    try:
+        submission = read(data, entry.label, slot.blanks, settings.chapter)
+    except ReadProblem as problem:
+        return _unreadable(entry, data, problem, settings, slot)
+    chapter = slot.chapter(submission.chapter)
+    with slot.workers.spawn(submission, limits(settings.seconds)) as process:
+        exercises = {
+            exercise.id: _exercise(exercise, chapter, submission, process, slot)
+            for exercise in chapter.exercises.values()
+        }
+        notes = [*submission.notes, *cell_notes(process)]
+    if settings.full:
+        released = settings.root / "notebooks" / f"{chapter.id}.ipynb"
+        notes += replay(data, released.read_bytes(), entry.label)
+    return _record(entry, data, settings, slot, "graded", notes, chapter, exercises)
+
+
+def _exercise(
+    exercise: Exercise,
+    chapter: Chapter,
+    submission: Submission,
+    process: StudentProcess,
+    slot: Slot,
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    tests = tests_of(chapter, exercise.id)
+    outcomes, status, reason = run_attempt(tests, exercise.id, submission, process, slot.device)
+    hint = slot.diagnosis(chapter.id).hint(exercise.id, outcomes)
+    return {
+        "title": exercise.title,
+        "status": status,
+        "reason": _short(reason),
+        "score": sum(o.points for o in outcomes if o.passed),
+        "max": exercise.points,
+        "tests": [_test(outcome) for outcome in outcomes],
+        "hint": hint,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+# --- records ---------------------------------------------------------------------------------
+
+
+def _record(
+    entry: Entry,
+    data: bytes,
+    settings: Settings,
+    slot: Slot,
+    status: str,
+    notes: Sequence[str],
+    chapter: Chapter | None,
+    exercises: dict[str, Any],
+) -> Record:
+    worth = sum(e.points for e in chapter.exercises.values()) if chapter else 0
+    return {
+        "student": entry.student,
+        "chapter": chapter.id if chapter else None,
+        "file": entry.label,
+        "superseded_by": None,
+        "supersedes": [],
+        "hashes": {
+            "submission": hashlib.sha256(data).hexdigest(),
+            "tests": slot.tests_hash(chapter.id if chapter else None),
+        },
+        "status": status,
+        "score": sum(e["score"] for e in exercises.values()),
+        "max": worth,
+        "notes": [_short(note) for note in notes],
+        "exercises": exercises,
+        "versions": VERSIONS,
+        "device": settings.device,
+        "full": settings.full,
+        "seconds": 0.0,
+    }
+
+
+VERSIONS = {
+    "python": platform.python_version(),
+    "torch": torch.__version__,
+    "numpy": np.__version__,
+}
+
+
+def _unreadable(
+    entry: Entry, data: bytes, problem: ReadProblem, settings: Settings, slot: Slot
+) -> Record:
+    name = settings.chapter or chapter_in_name(entry.label, slot.blanks)
+    chapter = slot.chapter(name) if name else None
+    return _record(entry, data, settings, slot, problem.status, [str(problem)], chapter, {})
+
+
+def _failed(entry: Entry, settings: Settings, reason: str) -> Record:
+    slot = _slot(settings.root, settings.device)
+    return _record(entry, b"", settings, slot, "grader failed", [reason], None, {})
+
+
+def _test(outcome: Outcome) -> dict[str, Any]:
+    """A test as its student may see it: what should hold, never how it is tested."""
+    example: Counterexample = outcome.counterexample
+    return {
+        "name": outcome.test,
+        "statement": outcome.statement,
+        "passed": outcome.passed,
+        "points": outcome.points,
+        "status": outcome.status,
+        "reason": _short(outcome.reason),
+        "symptom": outcome.symptom,
+        "counterexample": {key: _short(text) for key, text in asdict(example).items()},
+    }
+
+
+def _short(text: str) -> str:
+    """A student's text, cut, and without what JSON or a terminal cannot show."""
+    text = "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+
+
+def _stored(entry: Entry, data: bytes, settings: Settings, slot: Slot) -> Record | None:
+    """The record of an earlier run, if it would come out the same today."""
+    submission = hashlib.sha256(data).hexdigest()
+    for record in read_records(settings.out / entry.student):
+        chapter = record["chapter"]
+        if (
+            record["hashes"]["submission"] == submission
+            and record["status"] != "grader failed"
+            and record["device"] == settings.device
+            and record["full"] >= settings.full
+            and settings.chapter in (None, chapter)
+            and (chapter is None or chapter in slot.blanks)
+            and record["hashes"]["tests"] == slot.tests_hash(chapter)
+        ):
+            return record
+    return None
+
+
+def read_records(folder: Path) -> list[Record]:
+    """All records below a folder; what is none is passed over."""
+    records = []
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(record, dict) and record.keys() >= {"student", "chapter", "hashes"}:
+            records.append(record)
+    return records
+
+
+def _write(record: Record, out: Path) -> None:
+    """Write a record whole or not at all."""
+    digest = record["hashes"]["submission"][:8]
+    folder, name = out / record["student"], record["chapter"] or f"{record['status']}-{digest}"
+    if record["superseded_by"] is not None:
+        folder, name = folder / EARLIER, f"{name}-{digest}"
+    write_atomically(folder / f"{name}.json", json.dumps(record, ensure_ascii=False, indent=1))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+# --- summaries -------------------------------------------------------------------------------
+
+
+def _row(record: Record, fresh: bool) -> Row:
+    notes = list(record["notes"])
+    if record["superseded_by"] is not None:
+        notes.insert(0, f"{record['superseded_by']} is newer and counts instead.")
+    if record["supersedes"]:
+        notes.insert(0, f"Counts instead of the older {', '.join(record['supersedes'])}.")
+    unfinished = [n for n, e in record["exercises"].items() if e["status"] in UNFINISHED]
+    return Row(
+        record["student"],
+        record["chapter"],
+        record["file"],
+        record["status"],
+        record["score"],
+        record["max"],
+        tuple(unfinished),
+        tuple(notes),
+        record["superseded_by"] is None,
+        fresh,
+    )
+
+
+UNFINISHED = ("not attempted", "missing")
+
+
+def write_gradebook(out: Path, root: Path) -> Path:
+    """`gradebook.csv`: a line for each student in the folder, a column for each chapter."""
+    scores: dict[str, dict[str, Record]] = {}
+    for record in read_records(out):
+        of_student = scores.setdefault(record["student"], {})
+        if record["chapter"] is not None and record["superseded_by"] is None:
+            of_student[record["chapter"]] = record
+    present = {name for of_student in scores.values() for name in of_student}
+    columns = [c for c in syllabus(root) if c in present]
+    worth = {name: of[name]["max"] for of in scores.values() for name in of}
+    path = out / "gradebook.csv"
+    out.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(".gradebook.csv.partial")
+    with open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["student", *columns, "total", "max"])
+        for student, of_student in sorted(scores.items()):
+            points = [of_student[c]["score"] if c in of_student else "" for c in columns]
+            total = sum(p for p in points if p != "")
+            writer.writerow([student, *points, total, sum(worth[c] for c in columns)])
+    os.replace(partial, path)
+    return path

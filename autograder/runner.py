@@ -1,0 +1,312 @@
+"""Runs an exercise's tests, here, against a student's code, over there.
+
+One `StudentZygote` a slot forks the workers; a `StudentProcess` is one submission, in a worker that
+is replaced when it hangs or dies; `run_exercise` drives the tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autograder.remote import Channel, RemoteStudent
+from course.testing import AnswerLost, Outcome, Test, seed_inputs
+
+__all__ = [
+    "Cell", "CellReport", "Limits", "StudentProcess", "StudentZygote", "ZygoteError",
+    "run_exercise",
+]
+
+# What torch imports on first use costs a worker a second, unless the zygote has it already.
+WARM_IMPORTS = ("torch.testing", "torch.optim", "torch._dynamo", "torch.utils.data")
+
+_START_SECONDS = 120
+_SIGNALS = {
+    signal.SIGSEGV: "segmentation fault", signal.SIGABRT: "aborted", signal.SIGFPE: "arithmetic",
+    signal.SIGKILL: "killed, perhaps for lack of memory", signal.SIGBUS: "bus error",
+    signal.SIGXFSZ: "file too large", signal.SIGXCPU: "too much CPU time",
+}
+
+
+class ZygoteError(Exception):
+    """The process that forks the workers cannot start, or is gone; one sentence."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a notebook that grading executes; the name is for messages."""
+
+    name: str
+    source: str
+
+
+@dataclass(frozen=True)
+class CellReport:
+    """What became of a cell: run, failed, timed out, crashed."""
+
+    name: str
+    status: str
+    error: str = ""  # the type
+    reason: str = ""
+    line: int = 0
+    output: str = ""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds of wall-clock time."""
+
+    test: float = 20.0  # for one case of one test
+    exercise: float = 120.0
+    cell: float = 60.0
+
+
+@dataclass
+class Spawned:
+    """A worker: the line to it, and its process."""
+
+    channel: Channel
+    pid: int
+    zygote: StudentZygote
+    _status: int | None = None
+
+    def end(self, grace: float = 0.0) -> int:
+        """Kill the worker with all that it started; returns its wait status."""
+        if self._status is None:
+            self._status = self.zygote._request({"pid": self.pid, "grace": grace})["status"]
+        return self._status
+
+    def cause(self) -> str:
+        """How the worker died, as a sentence."""
+        try:
+            code = os.waitstatus_to_exitcode(self.end(grace=1.0))
+        except ZygoteError:
+            return ""
+        if code >= 0:
+            return f"The process ended with exit code {code}."
+        known = _SIGNALS.get(-code)
+        return f"The process was killed by signal {-code}" + (f" ({known})." if known else ".")
+
+    def close(self) -> None:
+        """Hang up, and end the process."""
+        if self.channel.lost is None:
+            self.channel.close()
+        self.end()
+
+
+class StudentZygote:
+    """A warm process from which workers are forked; a context manager.
+
+    It never sees a test or a reference answer: it gets no descriptor but its socket, and of the
+    environment only what is named here.
+
+    Args:
+        imports: modules that a chapter's set-up cells import.
+
+    Raises:
+        ZygoteError: it does not start.
+    """
+
+    def __init__(self, imports: Iterable[str] = ()):
+        self._scratch = Path(tempfile.mkdtemp(prefix="autograder-"))
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "autograder.worker", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()], cwd=self._scratch, env=_environment(self._scratch),
+                start_new_session=True,
+            )
+        self._control.settimeout(_START_SECONDS)
+        settings = {"imports": [*WARM_IMPORTS, *imports], "scratch": str(self._scratch)}
+        try:
+            reply = self._request(settings)
+        except ZygoteError:
+            self.close()
+            raise
+        if "error" in reply:
+            self.close()
+            raise ZygoteError(f"A set-up import fails: {reply['error']}.")
+
+    def __enter__(self) -> StudentZygote:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def fork(self) -> Spawned:
+        """A fresh worker with an empty namespace."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            pid = self._request({}, theirs.fileno())["pid"]
+        worker = Spawned(Channel(ours), pid, self)
+        worker.channel._cause = worker.cause
+        return worker
+
+    def spawn(self, cells: Sequence[Cell], limits: Limits = Limits()) -> StudentProcess:
+        """A submission: a worker in which its cells were executed."""
+        return StudentProcess(self, cells, limits)
+
+    def close(self) -> None:
+        """End the zygote and its workers, and delete their folders."""
+        self._control.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _request(self, request: dict[str, Any], *fds: int) -> dict[str, Any]:
+        try:
+            socket.send_fds(self._control, [json.dumps(request).encode()], fds)
+            reply = self._control.recv(1 << 16)
+        except OSError as error:
+            raise ZygoteError(f"The process that forks workers does not answer: {error}.") from None
+        if not reply:
+            raise ZygoteError("The process that forks workers is gone.")
+        return json.loads(reply)
+
+
+def _environment(scratch: Path) -> dict[str, str]:
+    """All that a student's code may know of the environment."""
+    kept = {k: os.environ[k] for k in ("PATH", "LANG", "LC_ALL", "TZ") if k in os.environ}
+    threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
+    return {
+        **kept, **threads, "HOME": str(scratch), "MPLBACKEND": "Agg",
+        "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+class StudentProcess:
+    """One submission, in a worker that is replaced when it is lost; a context manager.
+
+    Cells at which a worker hung or died are left out of the next one, and reported.
+    """
+
+    def __init__(self, zygote: StudentZygote, cells: Sequence[Cell], limits: Limits):
+        self.cells, self.limits = tuple(cells), limits
+        self._zygote = zygote
+        self._lost: dict[int, CellReport] = {}
+        self._worker: Spawned | None = None
+        self.reports: list[CellReport] = []
+        self._student: RemoteStudent | None = None
+
+    def __enter__(self) -> StudentProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def student(self) -> RemoteStudent:
+        """The answer in a living worker: the same as before, or a fresh one."""
+        while self._student is None or self._student.channel.lost is not None:
+            self.close()
+            self._start()
+        return self._student
+
+    def close(self) -> None:
+        """End the worker."""
+        if self._worker is not None:
+            self._worker.close()
+        self._worker = self._student = None
+
+    def _start(self) -> None:
+        """Execute the cells in a new worker, up to one that ends it."""
+        self._worker = self._zygote.fork()
+        channel = self._worker.channel
+        student = RemoteStudent(channel)
+        self.reports = []
+        for index, cell in enumerate(self.cells):
+            if index in self._lost:
+                self.reports.append(self._lost[index])
+                continue
+            channel.limit, channel.deadline = self.limits.cell, time.monotonic() + self.limits.cell
+            try:
+                self.reports.append(_report(cell, student.execute(cell.source, cell.name)))
+            except AnswerLost as lost:
+                self._lost[index] = CellReport(cell.name, lost.status, reason=str(lost))
+                return
+        channel.limit = channel.deadline = math.inf
+        self._student = student
+
+
+def _report(cell: Cell, result: dict[str, Any]) -> CellReport:
+    error, output = result["error"], str(result["output"])
+    if error is None:
+        return CellReport(cell.name, "run", output=output)
+    lines = [line for function, line, _ in error["frames"] if function == "<module>"]
+    return CellReport(
+        cell.name, "failed", error["type"], error["message"], lines[-1] if lines else 0, output
+    )
+
+
+@dataclass
+class _Clock:
+    """The deadline of a case: its own limit, or what is left of the exercise's."""
+
+    limits: Limits
+    started: float = field(default_factory=time.monotonic)
+
+    def set(self, channel: Channel) -> None:
+        now = time.monotonic()
+        case, whole = now + self.limits.test, self.started + self.limits.exercise
+        channel.deadline = min(case, whole)
+        channel.limit = self.limits.test if case <= whole else self.limits.exercise
+
+
+def run_exercise(
+    tests: Sequence[Test], submission: StudentProcess, limits: Limits | None = None, device="cpu"
+) -> list[Outcome]:
+    """The outcome of every test of one exercise, in their order.
+
+    A test whose worker hangs or dies is reported as "timed out" or "crashed"; the next one gets a
+    fresh worker. When the exercise's time is over, the rest is reported as "timed out".
+    """
+    clock = _Clock(limits or submission.limits)
+    outcomes = []
+    for test in tests:
+        if time.monotonic() - clock.started > clock.limits.exercise:
+            reason = f"The exercise did not finish within {clock.limits.exercise:g} s."
+            outcomes.append(test.outcome(None, 0, AnswerLost("timed out", reason)))
+        else:
+            outcomes.append(_run(test, submission, clock, device))
+    return outcomes
+
+
+def _run(test: Test, submission: StudentProcess, clock: _Clock, device: str) -> Outcome:
+    """Run the cases up to the first that does not hold."""
+    for index in range(len(test.cases)):
+        student = submission.student
+        clock.set(student.channel)
+        try:
+            student.reset(seed_inputs(f"{test.name} {index}"))
+            test.run_case(student, index, device)
+        except Exception as error:
+            return _outcome(test, student, index, error)
+    return test.success()
+
+
+def _outcome(test: Test, student: RemoteStudent, index: int, error: Exception) -> Outcome:
+    # A test may have met the loss as another error, in an operator that swallowed it, say.
+    error = student.channel.lost or error
+    try:
+        return test.outcome(student, index, error)
+    except Exception:  # an answer that breaks whoever looks at it closely
+        with contextlib.suppress(Exception):
+            return test.outcome(None, index, AssertionError(f"{type(error).__name__}: {error}"))
+        return test.outcome(None, index, AssertionError(type(error).__name__))

@@ -1,0 +1,173 @@
+"""The book as a reader meets it: in a browser, from disk, wide and narrow, light and dark."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import pytest
+import yaml
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+ROOT = Path(__file__).parents[1]
+HTML = ROOT / "_build" / "html"
+CHROMIUM = shutil.which("chromium")
+CHROMIUM_FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+AXE = {
+    "preload": False,  # it would fetch style sheets, which a browser refuses on file://
+    "resultTypes": ["violations"],
+    "rules": {
+        "label-content-name-mismatch": {"enabled": True}
+    },  # off by default, but it found real ones
+}
+
+sys.path.append(str(ROOT / "book" / "_ext"))
+from check_pages import pages  # noqa: E402
+
+TOC = list(pages(yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))))
+CHAPTERS = [page for page in TOC if page.startswith("book/chapters/")]
+SEEN = [*TOC, "search"]
+WIDTHS = {"wide": 1280, "narrow": 390}
+
+
+def build() -> None:
+    done = subprocess.run(["make", "book"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    build()
+    if CHROMIUM is None:
+        pytest.skip("no `chromium` on the PATH: the book is built, but nobody has looked at it")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class View:
+    """One page in one window, and what the browser had to say about it."""
+
+    name: str
+    page: Page
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    def open(self) -> "View":
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on(
+            "requestfailed", lambda request: self.complaints.append(f"not loaded: {request.url}")
+        )
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on(
+            "console",
+            lambda line: line.type in ("error", "warning") and self.complaints.append(line.text),
+        )
+        self.page.goto(f"{HTML.as_uri()}/{self.name}")
+        self.page.evaluate("window.MathJax?.startup?.promise")  # until the mathematics is typeset
+        return self
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(width, theme) for width in WIDTHS for theme in ("light", "dark")],
+    ids="-".join,
+)
+def window(browser: Browser, request: pytest.FixtureRequest) -> Iterator[BrowserContext]:
+    width, theme = request.param
+    size = {"width": WIDTHS[width], "height": 900}
+    with browser.new_context(viewport=size, color_scheme=theme, reduced_motion="reduce") as context:
+        yield context
+
+
+@pytest.fixture(scope="module", params=SEEN)
+def view(window: BrowserContext, request: pytest.FixtureRequest) -> Iterator[View]:
+    with window.new_page() as page:
+        yield View(f"{request.param}.html", page).open()
+
+
+def test_page_needs_no_network_and_no_script_fails(view: View) -> None:
+    assert [
+        url for url in view.requests if urlparse(url).scheme not in ("file", "data", "blob")
+    ] == []
+    assert view.complaints == []
+
+
+def test_page_fits_the_window(view: View) -> None:
+    too_wide = view.page.evaluate(
+        """() => document.documentElement.scrollWidth <= innerWidth ? [] :
+            [...document.querySelectorAll("body *")]
+                .filter(e => e.getBoundingClientRect().right > innerWidth + 1)
+                .map(e => `${e.tagName}.${e.className}`)"""
+    )
+    assert too_wide == []
+
+
+def test_mathematics_is_typeset(view: View) -> None:
+    raw = r"""() => [...document.querySelectorAll(".math")]
+        .filter(e => !e.querySelector("mjx-container") || e.querySelector("mjx-merror"))
+        .map(e => e.textContent)"""
+    assert view.page.evaluate(raw) == []
+    assert r"\(" not in view.page.locator("main").inner_text()
+
+
+def test_images_say_what_they_show(view: View) -> None:
+    for image in view.page.locator("article img, article svg[role=img]").all():
+        text = image.get_attribute("alt") or image.get_attribute("aria-label") or ""
+        assert len(text) > 15 and not text.lower().endswith((".png", ".svg", ".jpg")), (
+            f"no real text alternative: {text!r}"
+        )
+
+
+def test_page_is_accessible(view: View) -> None:
+    found = Axe().run(view.page, options=AXE)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_the_folder_opens_at_the_front_page(browser: Browser) -> None:
+    page = browser.new_page()
+    page.goto((HTML / "index.html").as_uri())
+    page.wait_for_url("**/book/index.html")
+    page.close()
+
+
+def test_search_finds_english_and_chinese(browser: Browser) -> None:
+    for query in ("convolution", "张量"):
+        view = View(f"search.html?q={query}", browser.new_page()).open()
+        view.page.wait_for_selector("#search-results li a")
+        view.page.wait_for_timeout(300)  # time for a failing script to fail
+        assert view.complaints == []
+        view.page.close()
+
+
+def links(page: str, browser: Browser) -> list[str]:
+    tab = browser.new_page()
+    tab.goto(f"{HTML.as_uri()}/{page}.html")
+    urls = tab.eval_on_selector_all("a[href]", "links => links.map(link => link.href)")
+    tab.close()
+    return urls
+
+
+@pytest.mark.parametrize("page", TOC)
+def test_links_lead_somewhere(page: str, browser: Browser) -> None:
+    urls = links(page, browser)
+    local = {Path(unquote(urlparse(url).path)) for url in urls if url.startswith("file:")}
+    assert [path for path in local if not path.exists()] == []
+    colab = [url for url in urls if "colab.research.google.com" in url]
+    if page not in CHAPTERS:
+        assert colab == []
+        return
+    notebook = f"notebooks/{Path(page).name}.ipynb"
+    assert len(colab) == 1 and colab[0].endswith(f"/blob/main/{notebook}")
+    assert HTML / notebook in local
+    assert (HTML / notebook).read_bytes() == (ROOT / notebook).read_bytes()
