@@ -23,9 +23,9 @@ help:  ## show this list
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 
-# Sphinx reports a warning only for a page that it reads, and does not notice a change in an extension: so start
-# afresh after either. Otherwise a second build would be green.
-_build/.started: $(wildcard book/_ext/*.py) requirements.txt
+# Sphinx reports a warning only for a page that it reads, and keeps what an extension or an option
+# made before it changed. So a build that failed, and one after such a change, starts afresh.
+_build/.started: $(wildcard book/_ext/*.py) _config.yml requirements.txt
 	rm -rf _build
 	mkdir _build
 	touch $@

@@ -190,7 +190,7 @@ def grade(
         typer.Option("--full", help="Also execute whole notebooks and compare what they print."),
     ] = False,
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="Limit for one case of a test; six times for an exercise.")
+        float, typer.Option(min=0.1, help="Limit for a case of a test; six times for an exercise.")
     ] = 20.0,
     device: Annotated[str, typer.Option(help="Where tests put their tensors.")] = "cpu",
     root: Root = None,
@@ -198,10 +198,10 @@ def grade(
 ) -> None:
     """Grade submissions: a record for each in `grades/<student>/<chapter>.json`.
 
-    A PATH is a notebook, a flat folder of notebooks named after students, a folder with a folder for
-    each student (nbgrader's `submitted/`, a bulk download of Canvas or Moodle), or a zip of any of
-    these. What has not changed since an earlier run is not graded again, so a run that was stopped
-    goes on where it was.
+    A PATH is a notebook, a flat folder of notebooks named after students, a folder with a folder
+    for each student (nbgrader's `submitted/`, a bulk download of Canvas or Moodle), or a zip of any
+    of these. What has not changed since an earlier run is not graded again, so a run that was
+    stopped goes on where it was.
 
     Exit status: 1 if a submission could not be graded.
 

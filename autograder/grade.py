@@ -17,7 +17,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -214,6 +214,11 @@ class Blanks(Mapping[str, Blank]):
 @functools.lru_cache(1)
 def _slot(root: Path, device: str) -> Slot:
     return Slot(root, device)
+
+
+def close_slot() -> None:
+    """End what this process keeps for grading."""
+    _slot.cache_clear()
 
 
 # --- one student -----------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from autograder.chapters import Chapter, defined_names, stub_of
 from autograder.forbidden import forbidden_uses
 
 MAX_BYTES = 32 * 2**20
+MAX_DEPTH = 150  # of nested syntax
 MAX_CELL = 200_000  # characters; a parsed cell takes a hundred times as many bytes
 
 
@@ -81,7 +82,7 @@ class Blank:
     def _from(cls, chapter: str, cells: Iterable[tuple[Mapping[str, Any], str]]) -> Blank:
         setup, questions, statements = [], {}, set()
         for metadata, source in cells:
-            dumps = {_dump(s) for s in parse(source)[1]}
+            dumps = set(parse(source)[1].values())
             if "exercise" in metadata:
                 name = metadata["exercise"]
                 forbid = tuple(metadata.get("forbid", ()))
@@ -303,8 +304,10 @@ TRANSPARENT = ("%%time", "%%timeit", "%%capture", "%%prun")
 MAGIC = re.compile(r"^(\s*)(?:[%!?].*|[\w.]+\?+\s*|[\w, ]+=\s*[%!].*)$", re.M)
 
 
-def parse(source: str) -> tuple[str, list[ast.stmt]]:
+def parse(source: str) -> tuple[str, dict[ast.stmt, str]]:
     """The Python of a cell, with IPython's magics as `pass`, and its statements.
+
+    Each statement comes with its dump, which tells statements apart; comments and layout do not.
 
     Raises:
         SyntaxError: also for what Python cannot parse for other reasons.
@@ -314,28 +317,34 @@ def parse(source: str) -> tuple[str, list[ast.stmt]]:
     first, *rest = source.split("\n", 1)
     if first.startswith("%%"):
         if not first.startswith(TRANSPARENT):
-            return "", []  # another language
+            return "", {}  # another language
         source = "\n" + "".join(rest)
+    try:
+        return source, _statements(source)
+    except SyntaxError as error:
+        source = MAGIC.sub(r"\1pass", source)
+        try:
+            return source, _statements(source)
+        except SyntaxError:
+            raise error from None
+
+
+def _statements(source: str) -> dict[ast.stmt, str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an invalid escape is the student's to see, not ours
         try:
-            return source, ast.parse(source).body
-        except SyntaxError as error:
-            source = MAGIC.sub(r"\1pass", source)
-            try:
-                return source, ast.parse(source).body
-            except SyntaxError:
-                raise error from None
-        except (ValueError, RecursionError, MemoryError) as error:
-            raise SyntaxError(str(error) or "it is nested too deeply") from None
-
-
-def _dump(statement: ast.stmt) -> str:
-    """What tells statements apart; comments and layout do not."""
-    try:
-        return ast.dump(statement)
-    except RecursionError:
-        return ""
+            tree = ast.parse(source)
+        except (RecursionError, MemoryError):
+            raise SyntaxError("it is nested too deeply") from None
+        except ValueError as error:  # a null byte
+            raise SyntaxError(str(error)) from None
+    level: list[ast.AST] = [tree]
+    depth = 0
+    while level := [child for node in level for child in ast.iter_child_nodes(node)]:
+        depth += 1
+        if depth > MAX_DEPTH:  # all that looks at code here is recursive
+            raise SyntaxError("it is nested too deeply")
+    return {statement: ast.dump(statement) for statement in tree.body}
 
 
 def _bound(statement: ast.AST) -> Iterator[str]:
@@ -454,8 +463,7 @@ class _Reader:
             return
         if label is None:
             label = next(filter(None, (self._exercise(s, None) for s in body)), None)
-        for node in body:
-            dump = _dump(node)
+        for node, dump in body.items():
             if dump in self.blank.statements:
                 if _is_definition(node):
                     self.given.append(_Statement(cell, source, node))

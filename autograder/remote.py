@@ -41,6 +41,9 @@ __all__ = [
 class RemoteError(Exception):
     """An error of a class that only the student's code knows, or one that would end a process."""
 
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
 
 class Channel:
     """The line to one worker.
@@ -279,7 +282,7 @@ def _rebuild_error(told: dict) -> Exception:
     else:
         base = next((_ERRORS[name] for name in mro if name in _ERRORS), Exception)
         made = known or type(kind[:100], (RemoteError, base), {})
-        error = _construct(made, told["args"], message)
+        error = _construct(made, told["args"] if known else [message], message)
     error.student_frames = [(str(f), int(line), str(text)) for f, line, text in told["frames"]]
     return error
 

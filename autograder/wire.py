@@ -49,6 +49,7 @@ MAX_NODES = 1 << 20  # values in one message, repeated ones counted every time
 MAX_KEYS = 1 << 14  # entries of one dict or set: keys can be chosen to collide
 MAX_DEPTH = 64
 MAX_INT_BITS = 14_000  # Python refuses to print integers of more than 4,300 digits
+SMALL = 1 << 16  # bytes of payload up to which a message travels in one piece
 TRIM_ABOVE = 1 << 20  # a small view of a storage larger than this travels without the rest of it
 
 _LENGTHS = struct.Struct("!IIQ")  # bytes of the header, of its tail, of the payload
@@ -79,7 +80,7 @@ def send_frame(
     end = _dump({**tail, "sizes": [len(p) for p in payload]})
     total = sum(len(p) for p in payload)
     head = _LENGTHS.pack(len(header), len(end), total) + header + end
-    if total < 1 << 16:  # one system call for the usual small message
+    if total < SMALL:
         payload, head = [], head + b"".join(p.tobytes() for p in payload)
     for part in (head, *payload):
         _await(sock, deadline)
@@ -100,20 +101,25 @@ def receive_frame(
     _check_header(length)
     _check_header(end)
     _check_payload(total)
-    texts = _receive(sock, length, deadline), _receive(sock, end, deadline)
+    whole = total < SMALL
+    data = _receive(sock, length + end + total * whole, deadline)
     try:
-        header, tail = (json.loads(text.tobytes()) for text in texts)
-        header = {**header, **tail}
+        header = {**json.loads(bytes(data[:length])), **json.loads(bytes(data[length:][:end]))}
         sizes = header["sizes"]
         if not all(type(n) is int and n >= 0 for n in sizes) or sum(sizes) != total:
             raise ValueError("wrong sizes")
     except (ValueError, KeyError, TypeError, RecursionError):
         raise WireError("The message is not readable.") from None
-    return header, [_receive(sock, n, deadline) for n in sizes]
+    if not whole:
+        return header, [_receive(sock, n, deadline) for n in sizes]
+    return header, np.split(data[length + end :], np.cumsum(sizes)[:-1]) if sizes else []
+
+
+_JSON = json.JSONEncoder(separators=(",", ":"))
 
 
 def _dump(header: dict) -> bytes:
-    return json.dumps(header, separators=(",", ":")).encode()
+    return _JSON.encode(header).encode()
 
 
 def _check_header(length: int) -> None:
@@ -297,7 +303,7 @@ class Record:
         node = value.grad_fn
         if self.leaf is None or not isinstance(node, _Branch._backward_cls):
             return False
-        return node.next_functions[1][0].variable is self.leaf()
+        return node.next_functions[-1][0].variable is self.leaf()
 
 
 def _ref(value: Any) -> Callable[[], Any]:

@@ -163,12 +163,15 @@ class Worker(Peer):
 
     def serve(self, sock: socket.socket) -> None:
         """Answer requests until the other side closes."""
+        owner = os.getpid()
         while True:
             try:
                 header, payload = receive_frame(sock)
             except (EOFError, OSError):
                 return
             text, payload = self._answer(header, payload)
+            if os.getpid() != owner:  # the student's code forked, and its child came back here
+                return
             # Only now, after the request and its answer are gone, is it known what was kept.
             send_frame(sock, text, {"farewell": self.farewell()}, payload)
 
@@ -393,13 +396,15 @@ def _rebuild_probe(source: str, name: str) -> Callable:
 
 def _describe(value: Any) -> dict:
     """What a stand-in should know without asking."""
-    kind = value if isinstance(value, type) else type(value)
+    # By type(): the value itself may answer any question wrongly.
+    own = type(value)
+    kind = value if issubclass(own, type) else own
+    word = "class" if kind is value else "function" if own is types.FunctionType else "object"
     return {
-        "name": str(getattr(value, "__name__", kind.__name__)),
+        "name": str(value.__name__ if word == "function" else kind.__name__),
         "mro": [f"{c.__module__}.{c.__qualname__}" for c in kind.__mro__],
-        "kind": "class" if kind is value
-        else "function" if isinstance(value, types.FunctionType) else "object",
-        "overrides": sorted(_overrides(kind)) if isinstance(value, nn.Module) else [],
+        "kind": word,
+        "overrides": sorted(_overrides(kind)) if issubclass(own, nn.Module) else [],
     }
 
 
@@ -528,7 +533,7 @@ class Zygote:
         while True:
             self._reap(0)
             self._statuses = {p: s for p, s in self._statuses.items() if p in self._folders}
-            if len(self._statuses) == len(self._folders) or not (strays := self._strays()):
+            if not (strays := self._strays()):
                 return
             for pid in strays:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -561,12 +566,9 @@ def main() -> None:
     settings = json.loads(control.recv(1 << 16))
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     torch.set_num_threads(1)
-    try:
-        for name in settings["imports"]:
+    for name in settings["imports"]:
+        with contextlib.suppress(Exception):  # the cell that needs it will say so
             importlib.import_module(name)
-    except Exception as error:
-        control.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
-        return
     gc.collect()
     gc.freeze()  # the collector would touch, and so copy, every page that a worker shares
     control.send(json.dumps({"ready": True}).encode())

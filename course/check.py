@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -141,15 +141,23 @@ def _same(old: dict[str, Any], new: dict[str, Any]) -> bool:
 
 
 def _names(code: CodeType, module: ModuleType) -> set[str]:
-    """All names that a function uses, those of its inner functions and its probes included."""
-    names = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            names |= _names(constant, module)
-    for name in code.co_names:
-        thing = vars(module).get(name)
-        if isinstance(thing, Probe):
-            names |= _names(thing.function.__code__, module)
+    """All names that a check uses, itself or through inner functions, helpers and probes."""
+    names: set[str] = set()
+    seen: list[CodeType] = []
+    waiting = [code]
+    while waiting:
+        code = waiting.pop()
+        seen.append(code)
+        names.update(code.co_names)
+        inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+        helpers = [vars(module).get(name) for name in code.co_names]
+        inner += [h.function.__code__ for h in helpers if isinstance(h, Probe)]
+        inner += [
+            h.__code__
+            for h in helpers
+            if isinstance(h, FunctionType) and h.__globals__ is vars(module)
+        ]
+        waiting += [found for found in inner if found not in seen]
     return names
 
 

@@ -236,8 +236,8 @@ def rebuild_probe(source: str, name: str) -> Callable:
     return namespace[name]
 
 
-def _source_without_decorators(thing: Any) -> str:
-    """The source of a function or class, without its decorators."""
+def _source_without_decorators(thing: Callable) -> str:
+    """The source of a function, without its decorators."""
     source = textwrap.dedent(inspect.getsource(thing))
     first = ast.parse(source).body[0]
     return "".join(source.splitlines(keepends=True)[first.lineno - 1 :])
@@ -254,7 +254,7 @@ def randn(
     *shape: int, dtype: torch.dtype = torch.float64, device="cpu", requires_grad: bool = False
 ) -> torch.Tensor:
     """Standard normal input of the given shape."""
-    values = torch.randn(*shape, generator=_inputs, dtype=torch.float64)
+    values = torch.randn(shape, generator=_inputs, dtype=torch.float64)
     return values.to(device=device, dtype=dtype).requires_grad_(requires_grad)
 
 
@@ -262,7 +262,7 @@ def rand(
     *shape: int, dtype: torch.dtype = torch.float64, device="cpu", requires_grad: bool = False
 ) -> torch.Tensor:
     """Input uniform on [0, 1) of the given shape."""
-    values = torch.rand(*shape, generator=_inputs, dtype=torch.float64)
+    values = torch.rand(shape, generator=_inputs, dtype=torch.float64)
     return values.to(device=device, dtype=dtype).requires_grad_(requires_grad)
 
 
@@ -395,7 +395,8 @@ def _unlike(got: Any, expected: Any, reason: str) -> Mismatch:
 
 
 def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
+    """A sentence's first letter; code such as `f(x)` or `b[0]` stays as it is."""
+    return text if re.match(r"\w*[_(\[.`]", text) else text[0].upper() + text[1:]
 
 
 def _kind(value: Any) -> str:
@@ -762,20 +763,35 @@ def misconception(exercise: str, *, hint: str) -> Callable:
 
     The function or class below bears the student's name; it is added to the module's ANSWERS.
     """
-    return _answer("misconception", exercise, hint, sys._getframe(1).f_globals)
+    return _answer("misconception", exercise, hint)
 
 
 def alternative(exercise: str) -> Callable:
     """Mark another right answer."""
-    return _answer("alternative", exercise, "", sys._getframe(1).f_globals)
+    return _answer("alternative", exercise, "")
 
 
-def _answer(kind: str, exercise: str, hint: str, module: dict[str, Any]) -> Callable:
+def _answer(kind: str, exercise: str, hint: str) -> Callable:
+    caller = sys._getframe(2)
+
     def register(thing: Any) -> Any:
-        source = _source_without_decorators(thing)
-        module.setdefault("ANSWERS", []).append(
-            Answer(kind, exercise, thing.__name__, hint, source)
-        )
+        source = _definition_below(caller.f_code.co_filename, line)
+        answer = Answer(kind, exercise, thing.__name__, hint, source)
+        caller.f_globals.setdefault("ANSWERS", []).append(answer)
         return thing
 
+    line = caller.f_lineno
     return register
+
+
+def _definition_below(file: str, line: int) -> str:
+    """The source of the definition that is decorated at a line, without that decorator.
+
+    `inspect.getsource` would not do: many answers bear one name, and it finds the first of them.
+    """
+    lines = linecache.getlines(file)
+    for node in ast.walk(ast.parse("".join(lines))):
+        for decorator in getattr(node, "decorator_list", ()):
+            if decorator.lineno <= line <= decorator.end_lineno:
+                return textwrap.dedent("".join(lines[decorator.end_lineno : node.end_lineno]))
+    raise ValueError(f"{file}, line {line}: no definition stands below the decorator.")

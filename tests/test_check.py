@@ -102,6 +102,10 @@ def test_use_prefers_a_passing_answer_and_else_goes_on(capsys):
     assert "skipped" in capsys.readouterr().out
 
 
+def test_use_finds_a_name_that_a_check_reaches_through_a_helper():
+    assert run("def fixed(x):\n    return x\n", "use('fixed', otherwise=0)")(5) == 5
+
+
 def test_use_notices_a_new_definition():
     namespace = {"check": check, "use": use}
     exec(WRONG, namespace)

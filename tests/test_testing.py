@@ -1,6 +1,7 @@
 """course.testing: each assertion accepts what is right, refuses what is not, and says why."""
 
 import types
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -259,5 +260,25 @@ def test_answers_register_with_their_source():
     def f(n, s):
         return 0
 
-    assert [(a.exercise, a.name, a.hint) for a in answers] == [("sum", "f", "Add.")]
-    assert answers[0].source.startswith("def f(n, s):")
+    @misconception(
+        "sum",
+        hint="A class, of the same name as the next one.",
+    )
+    @dataclass
+    class A:
+        number = 1
+
+    @misconception("sum", hint="Another.")
+    class A:  # noqa: F811
+        number = 2
+
+    assert [(a.exercise, a.name, a.hint) for a in answers[:1]] == [("sum", "f", "Add.")]
+    assert answers[0].source == "def f(n, s):\n    return 0\n"
+    assert answers[1].source == "@dataclass\nclass A:\n    number = 1\n"
+    assert answers[2].source.startswith("class A:") and "number = 2" in answers[2].source
+
+
+def test_what_is_code_keeps_its_small_letter():
+    assert reason(1, 2, "f(x)").startswith("f(x) should")
+    assert reason(1, 2, "the sum").startswith("The sum should")
+    assert randn().shape == ()

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from course.testing import (
     assert_close,
@@ -101,8 +103,12 @@ def infer_dropout(student):
 def test_infer(student):
     """`infer` should apply the model in eval mode without a graph, then restore its mode."""
     out, expected, training = student.run(infer_dropout)
-    assert_close(out, expected, "infer(model, x)", symptoms={
-        "Nothing is returned; the `return` is missing.": None})
+    assert_close(
+        out,
+        expected,
+        "infer(model, x)",
+        symptoms={"Nothing is returned; the `return` is missing.": None},
+    )
     assert_true(not out.requires_grad, "The result of `infer` should not require grad.")
     assert_equal(training, [True] * 3, "the training flags of model and parts afterwards")
 
@@ -142,10 +148,16 @@ def test_vjp(student):
     v = torch.tensor([1.0, 10.0])
     with unchanged(x, v):
         got = student.vjp(products, x, v)  # J = [[2, 1, 0], [0, 3, 2]]
-    assert_close(got, torch.tensor([2.0, 31.0, 20.0]), symptoms={
-        "The rows are added with weight 1; v is not used.": torch.tensor([2.0, 4.0, 2.0]),
-        "The whole Jacobian is returned; v should weigh its rows.":
-            torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 2.0]])})
+    assert_close(
+        got,
+        torch.tensor([2.0, 31.0, 20.0]),
+        symptoms={
+            "The rows are added with weight 1; v is not used.": torch.tensor([2.0, 4.0, 2.0]),
+            "The whole Jacobian is returned; v should weigh its rows.": torch.tensor(
+                [[2.0, 1.0, 0.0], [0.0, 3.0, 2.0]]
+            ),
+        },
+    )
     assert_true(not x.requires_grad, "The x that was given should still not require grad.")
 
 
@@ -175,22 +187,36 @@ def accumulate_small(student, sizes, calls):
 def test_accumulate(student):
     """Pieces of 2 and 1 examples should give the gradient of all 3 at once."""
     # one by one the gradients of (w x - y)^2 at w = 0 are -2xy: -6, 0, -36
-    assert_close(student.run(accumulate_small, [2, 1], 1), -42 / 3, "the gradient", symptoms={
-        "The means of the pieces are added without a weight.": -3.0 - 36.0,
-        "The sum is divided by the number of pieces; the pieces are not equally large.":
-            (-3.0 - 36.0) / 2,
-        "Only the last piece counts. Is the gradient cleared inside the loop?": -36 / 3,
-        "Only the last piece counts, and it is not weighted.": -36.0,
-        "Each loss is divided by the total, but it is a mean already: multiply by its size.":
-            (-3.0 - 36.0) / 3,
-        "This is the sum over the examples; the mean is asked for.": -42.0})
+    assert_close(
+        student.run(accumulate_small, [2, 1], 1),
+        -42 / 3,
+        "the gradient",
+        symptoms={
+            "The means of the pieces are added without a weight.": -3.0 - 36.0,
+            "The sum is divided by the number of pieces; the pieces are not equally large.": (
+                -3.0 - 36.0
+            )
+            / 2,
+            "Only the last piece counts. Is the gradient cleared inside the loop?": -36 / 3,
+            "Only the last piece counts, and it is not weighted.": -36.0,
+            "Each loss is divided by the total, but it is a mean already: multiply by its size.": (
+                -3.0 - 36.0
+            )
+            / 3,
+            "This is the sum over the examples; the mean is asked for.": -42.0,
+        },
+    )
 
 
 @pytest.mark.exercise("accumulate")
 def test_accumulate_again(student):
     """A second call should give the same gradient, not twice as much."""
-    assert_close(student.run(accumulate_small, [2, 1], 2), -42 / 3, "the gradient", symptoms={
-        "Gradients of the first call are still in p.grad.": -84 / 3})
+    assert_close(
+        student.run(accumulate_small, [2, 1], 2),
+        -42 / 3,
+        "the gradient",
+        symptoms={"Gradients of the first call are still in p.grad.": -84 / 3},
+    )
 
 
 # --- step ------------------------------------------------------------------------------------
@@ -200,22 +226,34 @@ def test_accumulate_again(student):
 def step_once(student):
     w = torch.tensor([3.0, -1.0], requires_grad=True)
     frozen = torch.tensor([5.0], requires_grad=True)  # without gradient
-    (w ** 2).sum().backward()
+    (w**2).sum().backward()
     address = w.data_ptr()
     student.sgd_step([w, frozen], 0.1)
-    return (w.detach(), frozen.detach(), w.data_ptr() == address,
-            w.is_leaf and w.requires_grad, w.grad)
+    return (
+        w.detach(),
+        frozen.detach(),
+        w.data_ptr() == address,
+        w.is_leaf and w.requires_grad,
+        w.grad,
+    )
 
 
 @pytest.mark.exercise("step")
 def test_step(student):
     """A step from (3, -1) with gradient (6, -2) and lr = 0.1 should lead to (2.4, -0.8)."""
     w, frozen, same_memory, still_leaf, grad = student.run(step_once)
-    assert_close(w, torch.tensor([2.4, -0.8]), "the parameter", symptoms={
-        "The parameter did not change. Was the name p moved to a new tensor?":
-            torch.tensor([3.0, -1.0]),
-        "The step goes uphill; check the sign.": torch.tensor([3.6, -1.2]),
-        "The learning rate is not used.": torch.tensor([-3.0, 1.0])})
+    assert_close(
+        w,
+        torch.tensor([2.4, -0.8]),
+        "the parameter",
+        symptoms={
+            "The parameter did not change. Was the name p moved to a new tensor?": torch.tensor(
+                [3.0, -1.0]
+            ),
+            "The step goes uphill; check the sign.": torch.tensor([3.6, -1.2]),
+            "The learning rate is not used.": torch.tensor([-3.0, 1.0]),
+        },
+    )
     assert_close(frozen, torch.tensor([5.0]), "a parameter without gradient")
     assert_true(same_memory, "The parameter should stay in the same memory.")
     assert_true(still_leaf, "The parameter should still be a leaf that requires grad.")
@@ -236,8 +274,13 @@ def test_negative_rate(student):
 def test_swish_value(student):
     """`swish(x)` should be x * sigmoid(x)."""
     x = torch.tensor([-2.0, 0.0, 3.0])
-    assert_close(student.swish(x), x * torch.sigmoid(x), symptoms={
-        "This is the sigmoid alone; it is still to be multiplied by x.": torch.sigmoid(x)})
+    assert_close(
+        student.swish(x),
+        x * torch.sigmoid(x),
+        symptoms={
+            "This is the sigmoid alone; it is still to be multiplied by x.": torch.sigmoid(x)
+        },
+    )
 
 
 @pytest.mark.exercise("function")
@@ -248,10 +291,16 @@ def test_swish_gradient(student):
     s = torch.sigmoid(x.detach())
     slope = s + x.detach() * s * (1 - s)
     (got,) = torch.autograd.grad(student.swish(x), x, grad_outputs=dy)
-    assert_close(got, dy * slope, "the gradient", symptoms={
-        "dy, the gradient that arrives, is not used.": slope,
-        "The product rule has two terms; sigmoid(x) is missing.": dy * x.detach() * s * (1 - s),
-        "The product rule has two terms; only sigmoid(x) is there.": dy * s})
+    assert_close(
+        got,
+        dy * slope,
+        "the gradient",
+        symptoms={
+            "dy, the gradient that arrives, is not used.": slope,
+            "The product rule has two terms; sigmoid(x) is missing.": dy * x.detach() * s * (1 - s),
+            "The product rule has two terms; only sigmoid(x) is there.": dy * s,
+        },
+    )
 
 
 @pytest.mark.exercise("function")
@@ -293,12 +342,19 @@ def test_hvp(student):
     x, v = torch.tensor([1.0, 2.0]), torch.tensor([1.0, 10.0])
     with unchanged(x, v):
         got = student.hvp(cubic, x, v)
-    assert_close(got, torch.tensor([24.0, 122.0]), symptoms={
-        "This is the gradient (times v, entry by entry), not its derivative.":
-            torch.tensor([4.0, 130.0]),
-        "Only the diagonal of the Hessian is used.": torch.tensor([4.0, 120.0]),
-        "The rows of the Hessian are added with weight 1; v is not used.":
-            torch.tensor([6.0, 14.0])})
+    assert_close(
+        got,
+        torch.tensor([24.0, 122.0]),
+        symptoms={
+            "This is the gradient (times v, entry by entry), not its derivative.": torch.tensor(
+                [4.0, 130.0]
+            ),
+            "Only the diagonal of the Hessian is used.": torch.tensor([4.0, 120.0]),
+            "The rows of the Hessian are added with weight 1; v is not used.": torch.tensor(
+                [6.0, 14.0]
+            ),
+        },
+    )
     assert_true(not x.requires_grad, "The x that was given should still not require grad.")
 
 
@@ -322,17 +378,36 @@ def test_hvp_shape(student):
 @probe
 def engine_values(student):
     a, b = student.Value(0.5), student.Value(-2.0)
-    results = {"a + b": a + b, "a * b": a * b, "3 + a": 3 + a, "3 * a": 3 * a, "b.exp()": b.exp(),
-               "a.tanh()": a.tanh(), "a.relu()": a.relu(), "b.relu()": b.relu()}
+    results = {
+        "a + b": a + b,
+        "a * b": a * b,
+        "3 + a": 3 + a,
+        "3 * a": 3 * a,
+        "b.exp()": b.exp(),
+        "a.tanh()": a.tanh(),
+        "a.relu()": a.relu(),
+        "b.relu()": b.relu(),
+    }
     return {name: value.data for name, value in results.items()}
 
 
 @pytest.mark.exercise("engine")
 def test_values(student):
     """The operations should compute the right values; a plain number may stand on either side."""
-    assert_close(student.run(engine_values), {
-        "a + b": -1.5, "a * b": -1.0, "3 + a": 3.5, "3 * a": 1.5, "b.exp()": math.exp(-2),
-        "a.tanh()": math.tanh(0.5), "a.relu()": 0.5, "b.relu()": 0.0}, "the value of")
+    assert_close(
+        student.run(engine_values),
+        {
+            "a + b": -1.5,
+            "a * b": -1.0,
+            "3 + a": 3.5,
+            "3 * a": 1.5,
+            "b.exp()": math.exp(-2),
+            "a.tanh()": math.tanh(0.5),
+            "a.relu()": 0.5,
+            "b.relu()": 0.0,
+        },
+        "the value of",
+    )
 
 
 @probe
@@ -351,9 +426,16 @@ def engine_slopes(student):
 @pytest.mark.exercise("engine")
 def test_slopes(student):
     """At a = 0.5, each operation should have the right local derivative."""
-    assert_close(student.run(engine_slopes), {
-        "a.exp()": math.exp(0.5), "a.tanh()": 1 - math.tanh(0.5) ** 2, "a.relu()": 1.0,
-        "3 * a + 1": 3.0}, "the derivative of")
+    assert_close(
+        student.run(engine_slopes),
+        {
+            "a.exp()": math.exp(0.5),
+            "a.tanh()": 1 - math.tanh(0.5) ** 2,
+            "a.relu()": 1.0,
+            "3 * a + 1": 3.0,
+        },
+        "the derivative of",
+    )
 
 
 @probe
@@ -367,10 +449,20 @@ def engine_shared(student):
 @pytest.mark.exercise("engine")
 def test_shared_node(student):
     """For z = x y + x at (2, 3), the derivatives are dz/dx = 4 and dz/dy = 2."""
-    assert_close(student.run(engine_shared), [4.0, 2.0, 1.0], "[x.grad, y.grad, z.grad]", symptoms={
-        "x is used twice, but only one use counts. Where ways meet, add.": [1.0, 2.0, 1.0],
-        "x is used twice, but only one of the uses counts. Where ways meet, add.": [3.0, 2.0, 1.0],
-        "z.grad itself should be 1, the derivative of z by z.": [4.0, 2.0, 0.0]})
+    assert_close(
+        student.run(engine_shared),
+        [4.0, 2.0, 1.0],
+        "[x.grad, y.grad, z.grad]",
+        symptoms={
+            "x is used twice, but only one use counts. Where ways meet, add.": [1.0, 2.0, 1.0],
+            "x is used twice, but only one of the uses counts. Where ways meet, add.": [
+                3.0,
+                2.0,
+                1.0,
+            ],
+            "z.grad itself should be 1, the derivative of z by z.": [4.0, 2.0, 0.0],
+        },
+    )
 
 
 @probe
@@ -385,8 +477,12 @@ def engine_order(student):
 @pytest.mark.exercise("engine")
 def test_order(student):
     """For a = x x and z = a (a a) at 1, dz/dx is 6: a must wait until all of its gradient is there."""
-    assert_close(student.run(engine_order), 6.0, "x.grad", symptoms={
-        "A node passed its gradient on before all of it had arrived.": 2.0})
+    assert_close(
+        student.run(engine_order),
+        6.0,
+        "x.grad",
+        symptoms={"A node passed its gradient on before all of it had arrived.": 2.0},
+    )
 
 
 @probe
@@ -414,9 +510,15 @@ def product_and_sum(values):
 def test_directional(student):
     """For x0 x1 + 3 x0 at (2, 5), the gradient is (8, 2); along (1, 10) the derivative is 28."""
     got = student.directional(product_and_sum, [2.0, 5.0], [1.0, 10.0])
-    assert_close(got, 28.0, "directional(f, x, v)", symptoms={
-        "v was scaled to length 1; use it as it is.": 28.0 / 101 ** 0.5,
-        "The gradient is summed without v.": 10.0})
+    assert_close(
+        got,
+        28.0,
+        "directional(f, x, v)",
+        symptoms={
+            "v was scaled to length 1; use it as it is.": 28.0 / 101**0.5,
+            "The gradient is summed without v.": 10.0,
+        },
+    )
 
 
 # --- debug -----------------------------------------------------------------------------------
@@ -427,11 +529,25 @@ def test_safe_root(student):
     """Values and gradients should be those of the root where x > 0, and 0 elsewhere."""
     x = torch.tensor([4.0, 0.0, -1.0, 25.0], requires_grad=True)
     y = student.safe_root(x)
-    assert_close(y.detach(), torch.tensor([2.0, 0.0, 0.0, 5.0]), "the value", symptoms={
-        "The replacement value shows: choose 0 after the root as well.":
-            torch.tensor([2.0, 1.0, 1.0, 5.0])})
+    assert_close(
+        y.detach(),
+        torch.tensor([2.0, 0.0, 0.0, 5.0]),
+        "the value",
+        symptoms={
+            "The replacement value shows: choose 0 after the root as well.": torch.tensor(
+                [2.0, 1.0, 1.0, 5.0]
+            )
+        },
+    )
     (got,) = torch.autograd.grad(y.sum(), x)
     nan = float("nan")
-    assert_close(got, torch.tensor([0.25, 0.0, 0.0, 0.1]), "the gradient", symptoms={
-        "0 times infinity: the forbidden input still reaches sqrt.":
-            torch.tensor([0.25, nan, nan, 0.1])})
+    assert_close(
+        got,
+        torch.tensor([0.25, 0.0, 0.0, 0.1]),
+        "the gradient",
+        symptoms={
+            "0 times infinity: the forbidden input still reaches sqrt.": torch.tensor(
+                [0.25, nan, nan, 0.1]
+            )
+        },
+    )

@@ -24,33 +24,34 @@ HINTS = {
     "corr": [
         "`corr2d`: for each kernel entry (a, b), the pixels that it ever touches form a rectangle "
         "as large as the output, that starts at (a, b).",
-        "`conv2d`: pad first (`F.pad`). Tap (i, j) touches rows i * dilation, i * dilation + stride, "
-        "and so on, out_h of them: a slice with a step.",
-        "For the groups, split the channel axis of x into (groups, C / groups) and the first axis of "
-        "w into (groups, O / groups), for example with `unflatten`; the sum runs over C / groups.",
+        "`conv2d`: pad first (`F.pad`). Tap (i, j) touches rows i * dilation, i * dilation "
+        "+ stride, and so on, out_h of them: a slice with a step.",
+        "For the groups, split the channel axis of x into (groups, C / groups) and the first "
+        "axis of w into (groups, O / groups), for example with `unflatten`; the "
+        "sum runs over C / groups.",
     ],
     "im2col": [
-        "`conv_matrix`: think of M with four axes (out row, out column, row, column). Which block of "
-        "M[i, j] holds the kernel?",
+        "`conv_matrix`: think of M with four axes (out row, out column, row, column). Which block "
+        "of M[i, j] holds the kernel?",
         "`im2col`: for each tap (a, b) take the strided slice of the padded image, as in a "
         "convolution, but collect the slices instead of adding them.",
         "`torch.stack` the k * k slices behind the channel axis, and only then reshape.",
     ],
     "one": [
-        "The weights have the shapes (O, C, 1, 1) and (O, C). Copy under `torch.no_grad()`, so that "
-        "the new module has parameters of its own.",
-        "`bias=conv.bias is not None` makes a bias only where there was one; `.to(conv.weight)` gives "
-        "dtype and device.",
-        "`shift_gap`: compute f(x.roll(...)) and f(x).roll(...). How many pixels does the output move "
-        "if it is only half as high as the input?",
+        "The weights have the shapes (O, C, 1, 1) and (O, C). Copy under `torch.no_grad()`, so "
+        "that the new module has parameters of its own.",
+        "`bias=conv.bias is not None` makes a bias only where there was one; `.to(conv.weight)` "
+        "gives dtype and device.",
+        "`shift_gap`: compute f(x.roll(...)) and f(x).roll(...). How many pixels does the output "
+        "move if it is only half as high as the input?",
     ],
     "pool": [
-        "Loop over output rows and columns; each window is a slice of the padded input. A slice that "
-        "goes over the border just stops there, which is what ceil_mode wants.",
+        "Loop over output rows and columns; each window is a slice of the padded input. A slice "
+        "that goes over the border just stops there, which is what ceil_mode wants.",
         "What must padding be filled with so that it never is the maximum? For the mean, count the "
         "cells: a tensor of ones, padded with ones or zeros, can do it.",
-        "`pool_backward`: make a zero gradient of the padded size, add to each window what it gets, "
-        "and cut the padding off at the end.",
+        "`pool_backward`: make a zero gradient of the padded size, add to each window what it "
+        "gets, and cut the padding off at the end.",
     ],
     "unpool": [
         "First find each window's maximum as a number from 0 to k * k - 1.",
@@ -75,10 +76,14 @@ def test_layer_adds_its_bias(student):
         layer.weight.copy_(torch.tensor([[1.0, -1.0]]))
         layer.bias.fill_(10)
     x = torch.tensor([[1.0, 5.0, 7.0], [2.0, 2.0, 0.0]])
-    assert_close(layer(x), torch.tensor([[6.0, 8.0], [10.0, 12.0]]), symptoms={
-        "The bias is not added.": torch.tensor([[-4.0, -2.0], [0.0, 2.0]]),
-        "The kernel is flipped; use it as it is.": torch.tensor([[14.0, 12.0], [10.0, 8.0]]),
-    })
+    assert_close(
+        layer(x),
+        torch.tensor([[6.0, 8.0], [10.0, 12.0]]),
+        symptoms={
+            "The bias is not added.": torch.tensor([[-4.0, -2.0], [0.0, 2.0]]),
+            "The kernel is flipped; use it as it is.": torch.tensor([[14.0, 12.0], [10.0, 8.0]]),
+        },
+    )
 
 
 @pytest.mark.exercise("layer")
@@ -98,13 +103,22 @@ def test_one_step_and_many(student):
     y = torch.tensor([[1.0, -2.0]])  # the kernel [1, -1]
     # Error at zero: (-1, 2), so the gradient is 2/2 * (-1 * 1 + 2 * 0, -1 * 0 + 2 * 2).
     step = torch.tensor([[-1.0, 4.0]])
-    assert_close(student.learn_kernel(x, y, 1, 0.1), -0.1 * step, "the kernel after one step",
-                 symptoms={
-        "It moves uphill: the step goes against the gradient.": 0.1 * step,
-        "The loss seems to be the sum of the squared errors; it should be their mean.": -0.2 * step,
-    })
-    assert_close(student.learn_kernel(x, y, 300, 0.2), torch.tensor([[1.0, -1.0]]),
-                 "the kernel after 300 steps", atol=1e-3)
+    assert_close(
+        student.learn_kernel(x, y, 1, 0.1),
+        -0.1 * step,
+        "the kernel after one step",
+        symptoms={
+            "It moves uphill: the step goes against the gradient.": 0.1 * step,
+            "The loss seems to be the sum of the squared errors; it should be their mean.": -0.2
+            * step,
+        },
+    )
+    assert_close(
+        student.learn_kernel(x, y, 300, 0.2),
+        torch.tensor([[1.0, -1.0]]),
+        "the kernel after 300 steps",
+        atol=1e-3,
+    )
     high = student.learn_kernel(x.T, y.T, 300, 0.2)
     assert_close(high, torch.tensor([[1.0], [-1.0]]), "the kernel for X and Y turned", atol=1e-3)
 
@@ -113,28 +127,39 @@ def test_one_step_and_many(student):
 def test_sizes(student):
     """`out_size` counts the outputs for kernel, stride, padding and dilation."""
     assert_equal(student.out_size(5, 3), 3, "`out_size(5, 3)`")
-    assert_close(student.out_size(28, 5, 1, 2), 28, "`out_size(28, 5, s=1, p=2)`", symptoms={
-        "Padding is on both sides, so it counts twice.": 26,
-        "One too many: derive the -1 in the numerator again.": 29,
-        "One too few: counting starts at 0.": 27,
-    })
+    assert_close(
+        student.out_size(28, 5, 1, 2),
+        28,
+        "`out_size(28, 5, s=1, p=2)`",
+        symptoms={
+            "Padding is on both sides, so it counts twice.": 26,
+            "One too many: derive the -1 in the numerator again.": 29,
+            "One too few: counting starts at 0.": 27,
+        },
+    )
     assert_equal(student.out_size(8, 3, 2), 3, "`out_size(8, 3, s=2)`, rounded down,")
     assert_equal(student.out_size(10, 3, d=2), 6, "`out_size(10, 3, d=2)`")
 
 
 @pytest.mark.exercise("size")
 def test_worked_example(student):
-    """`receptive_field` gives 7, 2, -3 for the worked example, two 3x3 layers, the first of stride 2."""
+    """`receptive_field` gives 7, 2, -3 for the worked example, two 3x3 layers, one of stride 2."""
     assert_equal(tuple(student.receptive_field([])), (1, 1, 0), "no layers")
     assert_close(
-        list(student.receptive_field([(3, 2, 1, 1), (3, 1, 1, 1)])), [7, 2, -3],
-        "(r, jump, start)", symptoms={
-            "The stride of a layer widens the view of the layers after it; use the old jump.":
-                [9, 2, -4],
+        list(student.receptive_field([(3, 2, 1, 1), (3, 1, 1, 1)])),
+        [7, 2, -3],
+        "(r, jump, start)",
+        symptoms={
+            "The stride of a layer widens the view of the layers after it; use the old jump.": [
+                9,
+                2,
+                -4,
+            ],
             "A step in layer 2 is a jump of 2 input pixels; multiply by the jump.": [5, 2, -2],
             "The padding moves the start to the left.": [7, 2, 0],
             "The padding of layer 2 counts in steps of the jump.": [7, 2, -2],
-        })
+        },
+    )
     assert_equal(tuple(student.receptive_field([(3, 1, 0, 2)])), (5, 1, 0), "one layer, dilation 2")
 
 
@@ -145,13 +170,21 @@ KERNEL = torch.tensor([[1.0, 2.0], [0.0, -1.0]])
 @pytest.mark.exercise("corr")
 def test_small_correlation(student):
     """`corr2d` slides the kernel as it is, and moves by one pixel."""
-    assert_close(student.corr2d(IMAGE, KERNEL), torch.tensor([[4.0, -2.0], [2.0, 8.0]]), symptoms={
-        "The kernel seems to be flipped; cross-correlation slides it as it is.":
-            F.conv2d(IMAGE[None, None], KERNEL.flip(0, 1)[None, None])[0, 0],
-        "The kernel seems to be transposed.":
-            F.conv2d(IMAGE[None, None], KERNEL.T[None, None])[0, 0],
-    })
-    assert_equal(tuple(student.corr2d(torch.ones(4, 7), torch.ones(2, 3)).shape), (3, 5), "the shape")
+    assert_close(
+        student.corr2d(IMAGE, KERNEL),
+        torch.tensor([[4.0, -2.0], [2.0, 8.0]]),
+        symptoms={
+            "The kernel seems to be flipped; cross-correlation slides it as it is.": F.conv2d(
+                IMAGE[None, None], KERNEL.flip(0, 1)[None, None]
+            )[0, 0],
+            "The kernel seems to be transposed.": F.conv2d(IMAGE[None, None], KERNEL.T[None, None])[
+                0, 0
+            ],
+        },
+    )
+    assert_equal(
+        tuple(student.corr2d(torch.ones(4, 7), torch.ones(2, 3)).shape), (3, 5), "the shape"
+    )
 
 
 @pytest.mark.exercise("corr")
@@ -178,18 +211,24 @@ def test_channels(student):
     w = torch.stack([torch.stack([KERNEL, KERNEL]), torch.stack([KERNEL, 0 * KERNEL])])
     b = torch.tensor([0.5, -0.5])
     got = student.conv2d(x, w, b)
-    assert_close(got, F.conv2d(x, w, b), symptoms={
-        "The bias is not added.": F.conv2d(x, w),
-        "The bias is added once for each input channel.": F.conv2d(x, w, 2 * b),
-    })
+    assert_close(
+        got,
+        F.conv2d(x, w, b),
+        symptoms={
+            "The bias is not added.": F.conv2d(x, w),
+            "The bias is added once for each input channel.": F.conv2d(x, w, 2 * b),
+        },
+    )
 
 
 @pytest.mark.exercise("corr")
 def test_groups(student):
-    """With two groups each output sees half of the channels; three groups of four channels raise."""
+    """With two groups an output sees half of the channels; three groups of four channels raise."""
     x = torch.stack([IMAGE, -IMAGE, 2 * IMAGE, IMAGE.T])[None]
     w = torch.stack([KERNEL, KERNEL.T, -KERNEL, 3 * KERNEL])[:, None].repeat(1, 2, 1, 1)
-    assert_close(student.conv2d(x, w, groups=2), F.conv2d(x, w, groups=2), "the output for groups=2")
+    assert_close(
+        student.conv2d(x, w, groups=2), F.conv2d(x, w, groups=2), "the output for groups=2"
+    )
     with raises(ValueError):
         student.conv2d(x, w, groups=3)
 
@@ -198,26 +237,43 @@ def test_groups(student):
 def test_columns(student):
     """`im2col` has one column for each position of the window, row by row."""
     expected = torch.tensor([[1.0, 2, 0, 1], [2, 0, 1, 4], [0, 1, 2, 0], [1, 4, 0, 1]])
-    assert_close(student.im2col(IMAGE[None, None], 2), expected[None], symptoms={
-        "Patches are in the rows; they should be in the columns.": expected.T[None],
-    })
+    assert_close(
+        student.im2col(IMAGE[None, None], 2),
+        expected[None],
+        symptoms={
+            "Patches are in the rows; they should be in the columns.": expected.T[None],
+        },
+    )
     x = torch.arange(2 * 2 * 25.0).view(2, 2, 5, 5)
     for s, p, d in ((2, 0, 1), (1, 1, 1), (1, 0, 2)):
-        assert_close(student.im2col(x, 3, s, p, d), F.unfold(x, 3, d, p, s),
-                     f"the output for s={s}, p={p}, d={d}")
+        assert_close(
+            student.im2col(x, 3, s, p, d),
+            F.unfold(x, 3, d, p, s),
+            f"the output for s={s}, p={p}, d={d}",
+        )
 
 
 @pytest.mark.exercise("im2col")
 def test_matrix(student):
     """`conv_matrix` holds the kernel in each row, and times the image it gives the output."""
     got = student.conv_matrix(KERNEL, 3, 3)
-    expected = torch.tensor([
-        [1.0, 2, 0, 0, -1, 0, 0, 0, 0], [0, 1, 2, 0, 0, -1, 0, 0, 0],
-        [0, 0, 0, 1, 2, 0, 0, -1, 0], [0, 0, 0, 0, 1, 2, 0, 0, -1]])
-    assert_close(got, expected, "M", symptoms={
-        "This is the transpose: outputs should be rows, inputs columns.": expected.T,
-        "The kernel is flipped in M.": expected.flip(0, 1),
-    })
+    expected = torch.tensor(
+        [
+            [1.0, 2, 0, 0, -1, 0, 0, 0, 0],
+            [0, 1, 2, 0, 0, -1, 0, 0, 0],
+            [0, 0, 0, 1, 2, 0, 0, -1, 0],
+            [0, 0, 0, 0, 1, 2, 0, 0, -1],
+        ]
+    )
+    assert_close(
+        got,
+        expected,
+        "M",
+        symptoms={
+            "This is the transpose: outputs should be rows, inputs columns.": expected.T,
+            "The kernel is flipped in M.": expected.flip(0, 1),
+        },
+    )
 
 
 @pytest.mark.exercise("one")
@@ -229,6 +285,8 @@ def test_same_outputs(student):
     linear = student.conv1x1_to_linear(conv)
     assert_close(linear(x.movedim(1, -1)).movedim(-1, 1), conv(x), "the linear layer's output")
     assert_close(student.linear_to_conv1x1(linear)(x), conv(x), "the convolution's output")
+    bare = student.conv1x1_to_linear(nn.Conv2d(2, 3, 1, bias=False))
+    assert_true(bare.bias is None, "A convolution without bias gives a linear layer without bias.")
 
 
 @pytest.mark.exercise("one")
@@ -239,11 +297,19 @@ def test_gaps(student):
     circular = {"padding": 1, "padding_mode": "circular"}
     plain, strided = nn.Conv2d(1, 2, 3, **circular), nn.Conv2d(1, 2, 3, stride=2, **circular)
     with torch.no_grad():
-        assert_close(student.shift_gap(plain, x, 1, 2), 0.0, "the gap of the convolution", atol=1e-5)
-        assert_true(student.shift_gap(strided, x, 1, 0) > 1e-3,
-                    "Stride 2 and a shift by one pixel should leave a gap.")
-        assert_close(student.shift_gap(strided, x, 2, 4), 0.0,
-                     "the gap of stride 2 at a shift by (2, 4)", atol=1e-5)
+        assert_close(
+            student.shift_gap(plain, x, 1, 2), 0.0, "the gap of the convolution", atol=1e-5
+        )
+        assert_true(
+            student.shift_gap(strided, x, 1, 0) > 1e-3,
+            "Stride 2 and a shift by one pixel should leave a gap.",
+        )
+        assert_close(
+            student.shift_gap(strided, x, 2, 4),
+            0.0,
+            "the gap of stride 2 at a shift by (2, 4)",
+            atol=1e-5,
+        )
 
 
 WINDOWS = torch.tensor([[1.0, 3, 2, 0], [4, 2, 1, 5], [0, 1, 7, 2], [2, 6, 3, 1]])[None, None]
@@ -255,24 +321,40 @@ def test_plain_windows(student):
     largest = torch.tensor([[[[4.0, 5], [6, 7]]]])
     mean = torch.tensor([[[[2.5, 2], [2.25, 3.25]]]])
     assert_close(student.pool2d(WINDOWS, 2), largest, "the largest")
-    assert_close(student.pool2d(WINDOWS, 2, mode="avg"), mean, "the mean", symptoms={
-        "This is the sum; divide by the number of cells.": 4 * mean,
-    })
-    assert_close(student.pool2d(WINDOWS, 3, 1), F.max_pool2d(WINDOWS, 3, 1), "the largest for k=3, stride=1")
+    assert_close(
+        student.pool2d(WINDOWS, 2, mode="avg"),
+        mean,
+        "the mean",
+        symptoms={
+            "This is the sum; divide by the number of cells.": 4 * mean,
+        },
+    )
+    assert_close(
+        student.pool2d(WINDOWS, 3, 1), F.max_pool2d(WINDOWS, 3, 1), "the largest for k=3, stride=1"
+    )
 
 
 @pytest.mark.exercise("pool")
 def test_borders(student):
     """Padding never wins the maximum, and counts in the mean only if it should."""
     x = -WINDOWS - 1
-    assert_close(student.pool2d(x, 2, 2, 1), F.max_pool2d(x, 2, 2, 1), "max with padding", symptoms={
-        "A zero of the padding wins where all values are negative.":
-            F.max_pool2d(F.pad(x, [1] * 4), 2, 2),
-    })
+    assert_close(
+        student.pool2d(x, 2, 2, 1),
+        F.max_pool2d(x, 2, 2, 1),
+        "max with padding",
+        symptoms={
+            "A zero of the padding wins where all values are negative.": F.max_pool2d(
+                F.pad(x, [1] * 4), 2, 2
+            ),
+        },
+    )
     for flag in (True, False):
         kw = {"count_include_pad": flag}
-        assert_close(student.pool2d(x, 2, 2, 1, "avg", flag), F.avg_pool2d(x, 2, 2, 1, **kw),
-                     f"the mean, count_include_pad={flag}")
+        assert_close(
+            student.pool2d(x, 2, 2, 1, "avg", flag),
+            F.avg_pool2d(x, 2, 2, 1, **kw),
+            f"the mean, count_include_pad={flag}",
+        )
     with raises(ValueError):
         student.pool2d(x, 3, padding=2)
 
@@ -282,22 +364,37 @@ def test_rounding_up(student):
     """With ceil_mode a last, incomplete window is kept."""
     x = torch.arange(25.0).view(1, 1, 5, 5)
     for mode, library in (("max", F.max_pool2d), ("avg", F.avg_pool2d)):
-        assert_close(student.pool2d(x, 2, mode=mode, ceil_mode=True), library(x, 2, ceil_mode=True),
-                     f"the output for mode={mode!r}")
+        assert_close(
+            student.pool2d(x, 2, mode=mode, ceil_mode=True),
+            library(x, 2, ceil_mode=True),
+            f"the output for mode={mode!r}",
+        )
 
 
 @pytest.mark.exercise("pool")
 def test_adaptive(student):
-    """`adaptive_pool2d` gives the wanted size, with overlapping windows where it does not divide."""
+    """`adaptive_pool2d` gives the wanted size, its windows overlap where it does not divide."""
     x = torch.tensor([4.0, 2, 6, 8, 2]).view(1, 1, 1, 5)
-    assert_close(student.adaptive_pool2d(x, (1, 3)), torch.tensor([[[[3.0, 16 / 3, 5.0]]]]),
-                 "the mean of five pixels in three windows", symptoms={
-        "The end of a window is rounded up, so that windows may overlap.":
-            torch.tensor([[[[4.0, 4.0, 5.0]]]]),
-    })
-    assert_close(student.adaptive_pool2d(x, (1, 3), "max"), torch.tensor([[[[4.0, 8, 8]]]]),
-                 "the largest of five pixels in three windows")
-    assert_close(student.adaptive_pool2d(WINDOWS, 1), WINDOWS.mean((2, 3), keepdim=True), "the mean for out=1")
+    assert_close(
+        student.adaptive_pool2d(x, (1, 3)),
+        torch.tensor([[[[3.0, 16 / 3, 5.0]]]]),
+        "the mean of five pixels in three windows",
+        symptoms={
+            "The end of a window is rounded up, so that windows may overlap.": torch.tensor(
+                [[[[4.0, 4.0, 5.0]]]]
+            ),
+        },
+    )
+    assert_close(
+        student.adaptive_pool2d(x, (1, 3), "max"),
+        torch.tensor([[[[4.0, 8, 8]]]]),
+        "the largest of five pixels in three windows",
+    )
+    assert_close(
+        student.adaptive_pool2d(WINDOWS, 1),
+        WINDOWS.mean((2, 3), keepdim=True),
+        "the mean for out=1",
+    )
 
 
 @pytest.mark.exercise("pool")
@@ -306,15 +403,26 @@ def test_backward(student):
     dy = torch.tensor([[[[1.0, 2], [3, 4]]]])
     to_max = torch.tensor([[0.0, 0, 0, 0], [1, 0, 0, 2], [0, 0, 4, 0], [0, 3, 0, 0]])[None, None]
     spread = dy.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    assert_close(student.pool_backward(dy, (WINDOWS, 2, 2, 0, "max")), to_max, "the gradient of max",
-                 symptoms={"Only the maximum gets the gradient, not the whole window.": spread})
-    assert_close(student.pool_backward(dy, (WINDOWS, 2, 2, 0, "avg")), spread / 4,
-                 "the gradient of avg", symptoms={"Each cell gets a share of 1 / k².": spread})
+    assert_close(
+        student.pool_backward(dy, (WINDOWS, 2, 2, 0, "max")),
+        to_max,
+        "the gradient of max",
+        symptoms={"Only the maximum gets the gradient, not the whole window.": spread},
+    )
+    assert_close(
+        student.pool_backward(dy, (WINDOWS, 2, 2, 0, "avg")),
+        spread / 4,
+        "the gradient of avg",
+        symptoms={"Each cell gets a share of 1 / k².": spread},
+    )
     dy = torch.arange(9.0).view(1, 1, 3, 3)
     x = torch.zeros_like(WINDOWS).requires_grad_()
     F.avg_pool2d(x, 2, 1).backward(dy)
-    assert_close(student.pool_backward(dy, (WINDOWS, 2, 1, 0, "avg")), x.grad,
-                 "the gradient of avg where windows overlap")
+    assert_close(
+        student.pool_backward(dy, (WINDOWS, 2, 1, 0, "avg")),
+        x.grad,
+        "the gradient of avg where windows overlap",
+    )
 
 
 @pytest.mark.exercise("unpool")
@@ -322,10 +430,16 @@ def test_indices(student):
     """`maxpool_with_indices` gives the maxima, and row * W + column of each."""
     y, idx = student.maxpool_with_indices(WINDOWS, 2)
     assert_close(y, torch.tensor([[[[4.0, 5], [6, 7]]]]), "the values")
-    assert_close(idx, torch.tensor([[[[4, 7], [13, 10]]]]), "the indices", symptoms={
-        "These are places in the window; count in the whole plane.":
-            torch.tensor([[[[2, 3], [3, 0]]]]),
-    })
+    assert_close(
+        idx,
+        torch.tensor([[[[4, 7], [13, 10]]]]),
+        "the indices",
+        symptoms={
+            "These are places in the window; count in the whole plane.": torch.tensor(
+                [[[[2, 3], [3, 0]]]]
+            ),
+        },
+    )
 
 
 @pytest.mark.exercise("unpool")
@@ -335,14 +449,23 @@ def test_back_in_place(student):
     expected = torch.tensor([[0.0, 0, 0, 0], [4, 0, 0, 5], [0, 0, 7, 0], [0, 6, 0, 0]])[None, None]
     assert_close(student.unpool(y, idx, (4, 4)), expected)
     two = torch.cat([y, 10 * y], dim=1)
-    assert_close(student.unpool(two, torch.cat([idx, idx], dim=1), (4, 4)),
-                 torch.cat([expected, 10 * expected], dim=1), "the output for two channels")
+    assert_close(
+        student.unpool(two, torch.cat([idx, idx], dim=1), (4, 4)),
+        torch.cat([expected, 10 * expected], dim=1),
+        "the output for two channels",
+    )
     same = torch.tensor([[[[1, 1]]]])
     twice = student.unpool(torch.tensor([[[[3.0, 3.0]]]]), same, (1, 3))
-    assert_close(twice, torch.tensor([[[[0.0, 3, 0]]]]), "an index that occurs twice", symptoms={
-        "Values with the same index are added; they should be written.":
-            torch.tensor([[[[0.0, 6, 0]]]]),
-    })
+    assert_close(
+        twice,
+        torch.tensor([[[[0.0, 3, 0]]]]),
+        "an index that occurs twice",
+        symptoms={
+            "Values with the same index are added; they should be written.": torch.tensor(
+                [[[[0.0, 6, 0]]]]
+            ),
+        },
+    )
 
 
 @pytest.mark.exercise("debug")
@@ -351,7 +474,12 @@ def test_pixels_stay_together(student):
     images = torch.arange(2 * 3 * 4 * 3, dtype=torch.uint8).view(2, 3, 4, 3) * 3
     expected = torch.stack([images[..., c] for c in range(3)], 1).float() / 255
     scrambled = torch.cat([image.flatten() for image in images]).view(2, 3, 3, 4).float() / 255
-    assert_close(student.to_batch(images), expected, "the batch", symptoms={
-        "The order in memory was kept, so pixels and colours are mixed.": scrambled,
-        "The values still run to 255.": expected * 255,
-    })
+    assert_close(
+        student.to_batch(images),
+        expected,
+        "the batch",
+        symptoms={
+            "The order in memory was kept, so pixels and colours are mixed.": scrambled,
+            "The values still run to 255.": expected * 255,
+        },
+    )

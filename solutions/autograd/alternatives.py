@@ -215,7 +215,7 @@ def hvp(f, x, v):
     if v.shape != x.shape:
         raise ValueError("v should have the shape of x")
     leaf = x.detach().clone().requires_grad_()
-    y = f(leaf) + 0 * (leaf ** 2).sum()
+    y = f(leaf) + 0 * (leaf**2).sum()
     (g,) = torch.autograd.grad(y, leaf, create_graph=True)
     return torch.autograd.grad(g, leaf, grad_outputs=v)[0]
 

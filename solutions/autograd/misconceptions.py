@@ -9,51 +9,96 @@ from course.testing import misconception
 # --- flags -----------------------------------------------------------------------------------
 
 
-@misconception("flags", hint="eval() does not stop recording. It changes how dropout and batch "
-               "normalization behave; the parameters are still inputs that require grad.")
+@misconception(
+    "flags",
+    hint="eval() does not stop recording. It changes how dropout and batch "
+    "normalization behave; the parameters are still inputs that require grad.",
+)
 def tracks_grad(op_name):
-    answers = {"w * x": True, "x + 1": False, "w[0]": True, "w > 0": False, "w * 0": True,
-               "w.argmax()": False, "w.detach() * x": False, "w.clone()": True,
-               "w.data * 2": False, "torch.zeros_like(w)": False, "linear(x)": True,
-               "linear.eval()(x)": False}
+    answers = {
+        "w * x": True,
+        "x + 1": False,
+        "w[0]": True,
+        "w > 0": False,
+        "w * 0": True,
+        "w.argmax()": False,
+        "w.detach() * x": False,
+        "w.clone()": True,
+        "w.data * 2": False,
+        "torch.zeros_like(w)": False,
+        "linear(x)": True,
+        "linear.eval()(x)": False,
+    }
     if op_name not in answers:
         raise ValueError(op_name)
     return answers[op_name]
 
 
-@misconception("flags", hint="Not everything computed from w requires grad. Can an index or a truth "
-               "value have a derivative? And does zeros_like use the numbers of w, or only its shape?")
+@misconception(
+    "flags",
+    hint="Not everything computed from w requires grad. Can an index or a truth "
+    "value have a derivative? And does zeros_like use the numbers of w, or only its shape?",
+)
 def tracks_grad(op_name):
-    answers = {"w * x": True, "x + 1": False, "w[0]": True, "w > 0": True, "w * 0": True,
-               "w.argmax()": True, "w.detach() * x": False, "w.clone()": True,
-               "w.data * 2": False, "torch.zeros_like(w)": True, "linear(x)": True,
-               "linear.eval()(x)": True}
+    answers = {
+        "w * x": True,
+        "x + 1": False,
+        "w[0]": True,
+        "w > 0": True,
+        "w * 0": True,
+        "w.argmax()": True,
+        "w.detach() * x": False,
+        "w.clone()": True,
+        "w.data * 2": False,
+        "torch.zeros_like(w)": True,
+        "linear(x)": True,
+        "linear.eval()(x)": True,
+    }
     if op_name not in answers:
         raise ValueError(op_name)
     return answers[op_name]
 
 
-@misconception("flags", hint="A gradient that is zero is still a gradient: autograd does not look "
-               "at the numbers, only at who took part.")
+@misconception(
+    "flags",
+    hint="A gradient that is zero is still a gradient: autograd does not look "
+    "at the numbers, only at who took part.",
+)
 def tracks_grad(op_name):
-    answers = {"w * x": True, "x + 1": False, "w[0]": True, "w > 0": False, "w * 0": False,
-               "w.argmax()": False, "w.detach() * x": False, "w.clone()": True,
-               "w.data * 2": False, "torch.zeros_like(w)": False, "linear(x)": True,
-               "linear.eval()(x)": True}
+    answers = {
+        "w * x": True,
+        "x + 1": False,
+        "w[0]": True,
+        "w > 0": False,
+        "w * 0": False,
+        "w.argmax()": False,
+        "w.detach() * x": False,
+        "w.clone()": True,
+        "w.data * 2": False,
+        "torch.zeros_like(w)": False,
+        "linear(x)": True,
+        "linear.eval()(x)": True,
+    }
     if op_name not in answers:
         raise ValueError(op_name)
     return answers[op_name]
 
 
-@misconception("flags", hint="no_grad stops the recording, and nothing else: dropout still drops. "
-               "The mode is a second switch.")
+@misconception(
+    "flags",
+    hint="no_grad stops the recording, and nothing else: dropout still drops. "
+    "The mode is a second switch.",
+)
 def infer(model, x):
     with torch.no_grad():
         return model(x)
 
 
-@misconception("flags", hint="eval changes the layers' behaviour, but the parameters still require "
-               "grad, so the answer has a graph. There is a second switch.")
+@misconception(
+    "flags",
+    hint="eval changes the layers' behaviour, but the parameters still require "
+    "grad, so the answer has a graph. There is a second switch.",
+)
 def infer(model, x):
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -64,8 +109,11 @@ def infer(model, x):
             module.training = mode
 
 
-@misconception("flags", hint="When the model raises an error, the lines after the call never run. "
-               "What must happen in any case belongs into `finally`.")
+@misconception(
+    "flags",
+    hint="When the model raises an error, the lines after the call never run. "
+    "What must happen in any case belongs into `finally`.",
+)
 def infer(model, x):
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -76,8 +124,11 @@ def infer(model, x):
     return y
 
 
-@misconception("flags", hint="The model may have been in eval mode before. Put back what was there, "
-               "rather than train mode.")
+@misconception(
+    "flags",
+    hint="The model may have been in eval mode before. Put back what was there, "
+    "rather than train mode.",
+)
 def infer(model, x):
     model.eval()
     try:
@@ -87,8 +138,11 @@ def infer(model, x):
         model.train()
 
 
-@misconception("flags", hint="model.train(mode) sets every part to the same mode. A part that was "
-               "frozen in eval mode is now in train mode: remember one flag for each module.")
+@misconception(
+    "flags",
+    hint="model.train(mode) sets every part to the same mode. A part that was "
+    "frozen in eval mode is now in train mode: remember one flag for each module.",
+)
 def infer(model, x):
     training = model.training
     model.eval()
@@ -102,8 +156,10 @@ def infer(model, x):
 # --- vjp -------------------------------------------------------------------------------------
 
 
-@misconception("vjp", hint="This adds the rows of the Jacobian with weight 1. Each output has its "
-               "own weight in v.")
+@misconception(
+    "vjp",
+    hint="This adds the rows of the Jacobian with weight 1. Each output has its own weight in v.",
+)
 def vjp(f, x, v):
     x = x.detach().requires_grad_()
     y = f(x)
@@ -112,8 +168,11 @@ def vjp(f, x, v):
     return torch.autograd.grad(y.sum(), x)[0]
 
 
-@misconception("vjp", hint="v was multiplied after the sum over the outputs. Each row has to be "
-               "weighted before the rows are added.")
+@misconception(
+    "vjp",
+    hint="v was multiplied after the sum over the outputs. Each row has to be "
+    "weighted before the rows are added.",
+)
 def vjp(f, x, v):
     x = x.detach().requires_grad_()
     y = f(x)
@@ -123,8 +182,11 @@ def vjp(f, x, v):
     return g * v if v.shape == g.shape else g * v.sum()
 
 
-@misconception("vjp", hint="This is J v, one number per output, a Jacobian-vector product. Asked for "
-               "is v J: one number per input.")
+@misconception(
+    "vjp",
+    hint="This is J v, one number per output, a Jacobian-vector product. Asked for "
+    "is v J: one number per input.",
+)
 def vjp(f, x, v):
     y = f(x)
     if v.shape != y.shape:
@@ -134,8 +196,11 @@ def vjp(f, x, v):
     return J @ direction
 
 
-@misconception("vjp", hint="The caller's x now requires grad and has a .grad. Work on a leaf of your "
-               "own, made from x.")
+@misconception(
+    "vjp",
+    hint="The caller's x now requires grad and has a .grad. Work on a leaf of your "
+    "own, made from x.",
+)
 def vjp(f, x, v):
     x.requires_grad_()
     y = f(x)
@@ -145,15 +210,21 @@ def vjp(f, x, v):
     return x.grad
 
 
-@misconception("vjp", hint="(v * y).sum() broadcasts: a v of the wrong shape gives a number, but a "
-               "wrong one. Compare the shapes first.")
+@misconception(
+    "vjp",
+    hint="(v * y).sum() broadcasts: a v of the wrong shape gives a number, but a "
+    "wrong one. Compare the shapes first.",
+)
 def vjp(f, x, v):
     x = x.detach().requires_grad_()
     return torch.autograd.grad((v * f(x)).sum(), x)[0]
 
 
-@misconception("vjp", hint="v has the shape of f(x), not of x. The two shapes differ as soon as f has "
-               "more or fewer outputs than inputs.")
+@misconception(
+    "vjp",
+    hint="v has the shape of f(x), not of x. The two shapes differ as soon as f has "
+    "more or fewer outputs than inputs.",
+)
 def vjp(f, x, v):
     if v.shape != x.shape:
         raise ValueError("shape of v")
@@ -164,8 +235,11 @@ def vjp(f, x, v):
 # --- accumulate ------------------------------------------------------------------------------
 
 
-@misconception("accumulate", hint="Dividing by the number of pieces is right only if all are equally "
-               "large. How many examples does each piece's mean stand for?")
+@misconception(
+    "accumulate",
+    hint="Dividing by the number of pieces is right only if all are equally "
+    "large. How many examples does each piece's mean stand for?",
+)
 def accumulate_grads(model, loss_fn, batches, total):
     batches = list(batches)
     model.zero_grad()
@@ -173,39 +247,52 @@ def accumulate_grads(model, loss_fn, batches, total):
         (loss_fn(model(x), y) / len(batches)).backward()
 
 
-@misconception("accumulate", hint="The means of the pieces are added without weights, so the "
-               "gradient grows with the number of pieces.")
+@misconception(
+    "accumulate",
+    hint="The means of the pieces are added without weights, so the "
+    "gradient grows with the number of pieces.",
+)
 def accumulate_grads(model, loss_fn, batches, total):
     model.zero_grad()
     for x, y in batches:
         loss_fn(model(x), y).backward()
 
 
-@misconception("accumulate", hint="loss_fn gives a mean already. Dividing it by the total divides "
-               "twice; multiply by the size of the piece first.")
+@misconception(
+    "accumulate",
+    hint="loss_fn gives a mean already. Dividing it by the total divides "
+    "twice; multiply by the size of the piece first.",
+)
 def accumulate_grads(model, loss_fn, batches, total):
     model.zero_grad()
     for x, y in batches:
         (loss_fn(model(x), y) / total).backward()
 
 
-@misconception("accumulate", hint="Gradients from before the call are still there. Start from zero, "
-               "once, before the loop.")
+@misconception(
+    "accumulate",
+    hint="Gradients from before the call are still there. Start from zero, once, before the loop.",
+)
 def accumulate_grads(model, loss_fn, batches, total):
     for x, y in batches:
         (loss_fn(model(x), y) * len(x) / total).backward()
 
 
-@misconception("accumulate", hint="The gradient is cleared inside the loop, so that only the last "
-               "piece is left.")
+@misconception(
+    "accumulate",
+    hint="The gradient is cleared inside the loop, so that only the last piece is left.",
+)
 def accumulate_grads(model, loss_fn, batches, total):
     for x, y in batches:
         model.zero_grad()
         (loss_fn(model(x), y) * len(x) / total).backward()
 
 
-@misconception("accumulate", hint="The gradient is right, but one backward at the end keeps the "
-               "graphs of all pieces in memory. Walk back after each piece.")
+@misconception(
+    "accumulate",
+    hint="The gradient is right, but one backward at the end keeps the "
+    "graphs of all pieces in memory. Walk back after each piece.",
+)
 def accumulate_grads(model, loss_fn, batches, total):
     model.zero_grad()
     loss = 0.0
@@ -217,8 +304,11 @@ def accumulate_grads(model, loss_fn, batches, total):
 # --- step ------------------------------------------------------------------------------------
 
 
-@misconception("step", hint="p = p - ... makes a new tensor and moves the name p to it. The parameter "
-               "itself never changes.")
+@misconception(
+    "step",
+    hint="p = p - ... makes a new tensor and moves the name p to it. The parameter "
+    "itself never changes.",
+)
 def sgd_step(params, lr):
     if lr < 0:
         raise ValueError("lr")
@@ -228,8 +318,11 @@ def sgd_step(params, lr):
                 p = p - lr * p.grad
 
 
-@misconception("step", hint="An in-place change of a leaf that requires grad is forbidden while "
-               "autograd records. The step is no part of the function.")
+@misconception(
+    "step",
+    hint="An in-place change of a leaf that requires grad is forbidden while "
+    "autograd records. The step is no part of the function.",
+)
 def sgd_step(params, lr):
     if lr < 0:
         raise ValueError("lr")
@@ -238,8 +331,11 @@ def sgd_step(params, lr):
             p -= lr * p.grad
 
 
-@misconception("step", hint="A change through .data is invisible to autograd: a later backward uses "
-               "the new value where it saved the old one, without an error. Use no_grad.")
+@misconception(
+    "step",
+    hint="A change through .data is invisible to autograd: a later backward uses "
+    "the new value where it saved the old one, without an error. Use no_grad.",
+)
 def sgd_step(params, lr):
     if lr < 0:
         raise ValueError("lr")
@@ -248,8 +344,11 @@ def sgd_step(params, lr):
             p.data -= lr * p.grad
 
 
-@misconception("step", hint="p.data = ... gives the parameter new memory. Change the numbers in the "
-               "memory that it has.")
+@misconception(
+    "step",
+    hint="p.data = ... gives the parameter new memory. Change the numbers in the "
+    "memory that it has.",
+)
 def sgd_step(params, lr):
     if lr < 0:
         raise ValueError("lr")
@@ -277,8 +376,11 @@ def sgd_step(params, lr):
                 p += lr * p.grad
 
 
-@misconception("step", hint="The step also clears p.grad. Clearing is the caller's business: the "
-               "gradient may still be needed.")
+@misconception(
+    "step",
+    hint="The step also clears p.grad. Clearing is the caller's business: the "
+    "gradient may still be needed.",
+)
 def sgd_step(params, lr):
     if lr < 0:
         raise ValueError("lr")
@@ -289,8 +391,11 @@ def sgd_step(params, lr):
                 p.grad = None
 
 
-@misconception("step", hint="The learning rate is looked at too late, or 0 is refused: only a "
-               "negative one is an error, and it must be noticed before anything changes.")
+@misconception(
+    "step",
+    hint="The learning rate is looked at too late, or 0 is refused: only a "
+    "negative one is an error, and it must be noticed before anything changes.",
+)
 def sgd_step(params, lr):
     if lr <= 0:
         raise ValueError("lr")
@@ -303,8 +408,11 @@ def sgd_step(params, lr):
 # --- function --------------------------------------------------------------------------------
 
 
-@misconception("function", hint="backward returns the local derivative alone. It must be multiplied "
-               "by dy, the gradient that arrives.")
+@misconception(
+    "function",
+    hint="backward returns the local derivative alone. It must be multiplied "
+    "by dy, the gradient that arrives.",
+)
 class Swish(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -318,8 +426,11 @@ class Swish(torch.autograd.Function):
         return s + x * s * (1 - s)
 
 
-@misconception("function", hint="The sigmoid was computed in forward and saved. It is neither input "
-               "nor output, so autograd takes it for a constant when it differentiates backward.")
+@misconception(
+    "function",
+    hint="The sigmoid was computed in forward and saved. It is neither input "
+    "nor output, so autograd takes it for a constant when it differentiates backward.",
+)
 class Swish(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -333,8 +444,11 @@ class Swish(torch.autograd.Function):
         return dy * (s + x * s * (1 - s))
 
 
-@misconception("function", hint="The tensor is kept as an attribute of ctx. There it is not checked "
-               "for later changes, and can keep memory alive: use ctx.save_for_backward.")
+@misconception(
+    "function",
+    hint="The tensor is kept as an attribute of ctx. There it is not checked "
+    "for later changes, and can keep memory alive: use ctx.save_for_backward.",
+)
 class Swish(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -347,8 +461,10 @@ class Swish(torch.autograd.Function):
         return dy * (s + ctx.x * s * (1 - s))
 
 
-@misconception("function", hint="One term of the product rule is missing: x is a factor too, and has "
-               "the derivative 1.")
+@misconception(
+    "function",
+    hint="One term of the product rule is missing: x is a factor too, and has the derivative 1.",
+)
 class Swish(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -362,8 +478,9 @@ class Swish(torch.autograd.Function):
         return dy * x * s * (1 - s)
 
 
-@misconception("function", hint="The derivative of the sigmoid is s (1 - s), with s itself, not with "
-               "x, in it.")
+@misconception(
+    "function", hint="The derivative of the sigmoid is s (1 - s), with s itself, not with x, in it."
+)
 class Swish(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -377,8 +494,10 @@ class Swish(torch.autograd.Function):
         return dy * (s + x * s * (1 - x))
 
 
-@misconception("function", hint="exp overflows for large |x|, and infinity over infinity is nan. "
-               "torch.sigmoid is safe.")
+@misconception(
+    "function",
+    hint="exp overflows for large |x|, and infinity over infinity is nan. torch.sigmoid is safe.",
+)
 class Swish(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -400,8 +519,11 @@ def swish(x):
 # --- hvp -------------------------------------------------------------------------------------
 
 
-@misconception("hvp", hint="A function without second-order term has the product zero. The gradient "
-               "then does not require grad, and the second call of grad raises an error.")
+@misconception(
+    "hvp",
+    hint="A function without second-order term has the product zero. The gradient "
+    "then does not require grad, and the second call of grad raises an error.",
+)
 def hvp(f, x, v):
     if v.shape != x.shape:
         raise ValueError("shape of v")
@@ -410,8 +532,11 @@ def hvp(f, x, v):
     return torch.autograd.grad(g, x, grad_outputs=v)[0]
 
 
-@misconception("hvp", hint="The gradient may require grad and still not depend on x, for example "
-               "where f is linear with weights of its own. See allow_unused.")
+@misconception(
+    "hvp",
+    hint="The gradient may require grad and still not depend on x, for example "
+    "where f is linear with weights of its own. See allow_unused.",
+)
 def hvp(f, x, v):
     if v.shape != x.shape:
         raise ValueError("shape of v")
@@ -422,8 +547,11 @@ def hvp(f, x, v):
     return torch.autograd.grad(g, x, grad_outputs=v)[0]
 
 
-@misconception("hvp", hint="Differentiating the sum of the gradient, then multiplying by v, gives "
-               "H 1 times v, entry by entry. Multiply by v first, then differentiate.")
+@misconception(
+    "hvp",
+    hint="Differentiating the sum of the gradient, then multiplying by v, gives "
+    "H 1 times v, entry by entry. Multiply by v first, then differentiate.",
+)
 def hvp(f, x, v):
     if v.shape != x.shape:
         raise ValueError("shape of v")
@@ -431,8 +559,7 @@ def hvp(f, x, v):
     (g,) = torch.autograd.grad(f(x), x, create_graph=True)
     if not g.requires_grad:
         return torch.zeros_like(x)
-    return v * torch.autograd.grad(
-        g.sum(), x, allow_unused=True, materialize_grads=True)[0]
+    return v * torch.autograd.grad(g.sum(), x, allow_unused=True, materialize_grads=True)[0]
 
 
 @misconception("hvp", hint="This is the gradient times v. Its derivative is still to be taken.")
@@ -444,8 +571,11 @@ def hvp(f, x, v):
     return g * v
 
 
-@misconception("hvp", hint="Without create_graph=True the walk back is not recorded, and the gradient "
-               "is a constant. Zeros are then the answer for every function.")
+@misconception(
+    "hvp",
+    hint="Without create_graph=True the walk back is not recorded, and the gradient "
+    "is a constant. Zeros are then the answer for every function.",
+)
 def hvp(f, x, v):
     if v.shape != x.shape:
         raise ValueError("shape of v")
@@ -456,22 +586,27 @@ def hvp(f, x, v):
     return torch.autograd.grad(g, x, grad_outputs=v)[0]
 
 
-@misconception("hvp", hint="A v of another shape can broadcast against the gradient and give a wrong "
-               "result in silence. Compare the shapes first.")
+@misconception(
+    "hvp",
+    hint="A v of another shape can broadcast against the gradient and give a wrong "
+    "result in silence. Compare the shapes first.",
+)
 def hvp(f, x, v):
     x = x.detach().requires_grad_()
     (g,) = torch.autograd.grad(f(x), x, create_graph=True)
     if not g.requires_grad:
         return torch.zeros_like(x)
-    return torch.autograd.grad(
-        (g * v).sum(), x, allow_unused=True, materialize_grads=True)[0]
+    return torch.autograd.grad((g * v).sum(), x, allow_unused=True, materialize_grads=True)[0]
 
 
 # --- engine ----------------------------------------------------------------------------------
 
 
-@misconception("engine", hint="The gradient is overwritten where it should be added: a node that is "
-               "used twice gets the sum of both uses.")
+@misconception(
+    "engine",
+    hint="The gradient is overwritten where it should be added: a node that is "
+    "used twice gets the sum of both uses.",
+)
 class Value:
     def __init__(self, data, parents=()):
         self.data, self.grad, self.parents = float(data), 0.0, parents
@@ -513,8 +648,11 @@ class Value:
                 parent.grad = slope * node.grad
 
 
-@misconception("engine", hint="A recursive walk fails on a long chain: Python allows about 1000 "
-               "nested calls. Use a list as your own stack.")
+@misconception(
+    "engine",
+    hint="A recursive walk fails on a long chain: Python allows about 1000 "
+    "nested calls. Use a list as your own stack.",
+)
 class Value:
     def __init__(self, data, parents=()):
         self.data, self.grad, self.parents = float(data), 0.0, parents
@@ -559,8 +697,11 @@ class Value:
                 arrived[parent] += slope * arrived[node]
 
 
-@misconception("engine", hint="A node passed its gradient on before all of it had arrived. Distance "
-               "from the result is no safe order: every user of a node must come first.")
+@misconception(
+    "engine",
+    hint="A node passed its gradient on before all of it had arrived. Distance "
+    "from the result is no safe order: every user of a node must come first.",
+)
 class Value:
     def __init__(self, data, parents=()):
         self.data, self.grad, self.parents = float(data), 0.0, parents
@@ -601,8 +742,11 @@ class Value:
                 arrived[parent] += slope * arrived[node]
 
 
-@misconception("engine", hint="A second backward passes on what the first one left in .grad. What "
-               "travels must be kept apart from what has been collected.")
+@misconception(
+    "engine",
+    hint="A second backward passes on what the first one left in .grad. What "
+    "travels must be kept apart from what has been collected.",
+)
 class Value:
     def __init__(self, data, parents=()):
         self.data, self.grad, self.parents = float(data), 0.0, parents
@@ -644,9 +788,12 @@ class Value:
                 parent.grad += slope * node.grad
 
 
-@misconception("engine", hint="Each way to a node is walked on its own. The sum is right, but the "
-               "number of ways doubles with each shared node. Put the nodes in order, then visit each "
-               "once.")
+@misconception(
+    "engine",
+    hint="Each way to a node is walked on its own. The sum is right, but the "
+    "number of ways doubles with each shared node. Put the nodes in order, then visit each "
+    "once.",
+)
 class Value:
     def __init__(self, data, parents=()):
         self.data, self.grad, self.parents = float(data), 0.0, parents
@@ -680,8 +827,11 @@ class Value:
             stack.extend((parent, slope * arrived) for parent, slope in node.parents)
 
 
-@misconception("engine", hint="The derivative of tanh is 1 minus the square of the result; here it is "
-               "computed from the input.")
+@misconception(
+    "engine",
+    hint="The derivative of tanh is 1 minus the square of the result; here it is "
+    "computed from the input.",
+)
 class Value:
     def __init__(self, data, parents=()):
         self.data, self.grad, self.parents = float(data), 0.0, parents
@@ -701,7 +851,7 @@ class Value:
         return Value(y, ((self, y),))
 
     def tanh(self):
-        return Value(math.tanh(self.data), ((self, 1 - self.data ** 2),))
+        return Value(math.tanh(self.data), ((self, 1 - self.data**2),))
 
     def relu(self):
         return Value(max(self.data, 0.0), ((self, float(self.data > 0)),))
@@ -724,8 +874,11 @@ class Value:
                 arrived[parent] += slope * arrived[node]
 
 
-@misconception("engine", hint="v was scaled to length 1. Use it as it is: walking twice as fast, the "
-               "function changes twice as fast.")
+@misconception(
+    "engine",
+    hint="v was scaled to length 1. Use it as it is: walking twice as fast, the "
+    "function changes twice as fast.",
+)
 def directional(f, x, v):
     point = [Value(number) for number in x]  # noqa: F821
     f(point).backward()
@@ -733,8 +886,11 @@ def directional(f, x, v):
     return sum(p.grad * d for p, d in zip(point, v)) / length
 
 
-@misconception("engine", hint="A finite difference is only an estimate. Take the gradient of your "
-               "engine, and its dot product with v.")
+@misconception(
+    "engine",
+    hint="A finite difference is only an estimate. Take the gradient of your "
+    "engine, and its dot product with v.",
+)
 def directional(f, x, v):
     h = 1e-4
     ahead = f([Value(a + h * d) for a, d in zip(x, v)]).data  # noqa: F821

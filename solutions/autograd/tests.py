@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from course.testing import (
     assert_close,
@@ -20,7 +21,6 @@ from course.testing import (
 )
 
 
-
 def normal(shape, **options):
     """Standard normal input; unlike randn also of shape ()."""
     return randn(*(shape or (1,)), **options).reshape(shape)
@@ -30,12 +30,23 @@ def normal(shape, **options):
 
 
 @pytest.mark.exercise("flags", points=4)
-@pytest.mark.parametrize("name, expected", [
-    ("w * x", True), ("w[0]", True), ("w * 0", True), ("w.clone()", True),
-    ("linear(x)", True), ("linear.eval()(x)", True),
-    ("x + 1", False), ("w > 0", False), ("w.argmax()", False), ("w.detach() * x", False),
-    ("w.data * 2", False), ("torch.zeros_like(w)", False),
-])
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("w * x", True),
+        ("w[0]", True),
+        ("w * 0", True),
+        ("w.clone()", True),
+        ("linear(x)", True),
+        ("linear.eval()(x)", True),
+        ("x + 1", False),
+        ("w > 0", False),
+        ("w.argmax()", False),
+        ("w.detach() * x", False),
+        ("w.data * 2", False),
+        ("torch.zeros_like(w)", False),
+    ],
+)
 def test_tracks_grad(student, name, expected):
     """`tracks_grad` should say for each expression what PyTorch says."""
     assert_equal(student.tracks_grad(name), expected, f'tracks_grad("{name}")')
@@ -141,7 +152,7 @@ def widen(x):
 
 @probe
 def narrow(x):
-    return (x ** 2).sum(-1)
+    return (x**2).sum(-1)
 
 
 @probe
@@ -177,10 +188,17 @@ def test_vjp_matches_library(student, device, f, size):
 
 
 @pytest.mark.exercise("vjp", points=2)
-@pytest.mark.parametrize("f, shape", [
-    (entry_by_entry, (3, 4)), (narrow, (2, 3, 5)), (running, (4, 1)), (to_scalar, (2, 7)),
-    (entry_by_entry, ()), (widen, (3, 2)),
-])
+@pytest.mark.parametrize(
+    "f, shape",
+    [
+        (entry_by_entry, (3, 4)),
+        (narrow, (2, 3, 5)),
+        (running, (4, 1)),
+        (to_scalar, (2, 7)),
+        (entry_by_entry, ()),
+        (widen, (3, 2)),
+    ],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_vjp_shapes(student, device, f, shape, dtype):
     """`vjp` should return a tensor of x's shape and type, for any shape of x and f(x)."""
@@ -190,10 +208,17 @@ def test_vjp_shapes(student, device, f, shape, dtype):
 
 
 @pytest.mark.exercise("vjp", points=2)
-@pytest.mark.parametrize("f, shape, wrong", [
-    (entry_by_entry, (3,), (4,)), (entry_by_entry, (3,), (1,)), (entry_by_entry, (3,), (3, 1)),
-    (entry_by_entry, (3,), ()), (narrow, (2, 3), (2, 3)), (to_scalar, (4,), (4,)),
-])
+@pytest.mark.parametrize(
+    "f, shape, wrong",
+    [
+        (entry_by_entry, (3,), (4,)),
+        (entry_by_entry, (3,), (1,)),
+        (entry_by_entry, (3,), (3, 1)),
+        (entry_by_entry, (3,), ()),
+        (narrow, (2, 3), (2, 3)),
+        (to_scalar, (4,), (4,)),
+    ],
+)
 def test_vjp_wrong_shape(student, device, f, shape, wrong):
     """`vjp` should raise ValueError if v's shape is not that of f(x), even if it would broadcast."""
     x, v = normal(shape, device=device), normal(wrong, device=device)
@@ -203,16 +228,16 @@ def test_vjp_wrong_shape(student, device, f, shape, wrong):
 
 @probe
 def vjp_of_fresh(student, x, v):
-    student.vjp(lambda t: (t ** 3), x, v)
+    student.vjp(lambda t: t**3, x, v)
     return not x.requires_grad, x.grad is None
 
 
 @probe
 def vjp_of_used(student, x, v):
     x.requires_grad_()
-    (x ** 2).sum().backward()
+    (x**2).sum().backward()
     before = x.grad.clone()
-    got = student.vjp(lambda t: t ** 3, x, v)
+    got = student.vjp(lambda t: t**3, x, v)
     return got.detach(), torch.equal(before, x.grad), x.requires_grad and x.is_leaf
 
 
@@ -247,7 +272,8 @@ def accumulate(student, parameters, x, y, sizes, kind, as_iterator, garbage):
     loss_fn = F.cross_entropy if kind == "labels" else F.mse_loss
     batches = zip(x.split(sizes), y.split(sizes))
     result = student.accumulate_grads(
-        net, loss_fn, batches if as_iterator else list(batches), len(x))
+        net, loss_fn, batches if as_iterator else list(batches), len(x)
+    )
     return [p.grad for p in net.parameters()], [p.detach() for p in net.parameters()], result
 
 
@@ -304,10 +330,10 @@ def order_of_events(student, sizes):
     x, y = torch.ones(sum(sizes), 3), torch.ones(sum(sizes), 2)
     events = []
     hooks = torch.autograd.graph.saved_tensors_hooks(
-        lambda t: events.append("save") or t, lambda t: events.append("use") or t)
+        lambda t: events.append("save") or t, lambda t: events.append("use") or t
+    )
     with hooks:
-        student.accumulate_grads(
-            net, F.mse_loss, list(zip(x.split(sizes), y.split(sizes))), len(x))
+        student.accumulate_grads(net, F.mse_loss, list(zip(x.split(sizes), y.split(sizes))), len(x))
     pairs = zip(events, events[1:])
     return sum(a == "use" and b == "save" for a, b in pairs), "use" in events
 
@@ -415,8 +441,11 @@ def test_step_without_gradient(student, device, missing):
     got, left, _ = student.run(step, values, grads, 0.3, False)
     expected = [p if g is None else p - 0.3 * g for p, g in zip(values, grads, strict=True)]
     assert_close(got, expected, "the parameters")
-    assert_equal([g is None for g in left], [n in missing for n in range(3)],
-                 "which gradients are None afterwards")
+    assert_equal(
+        [g is None for g in left],
+        [n in missing for n in range(3)],
+        "which gradients are None afterwards",
+    )
 
 
 @probe
@@ -443,7 +472,7 @@ def test_step_negative_rate(student, lr):
 @probe
 def backward_after_step(student):
     w = torch.tensor([3.0], requires_grad=True)
-    loss = (w ** 2).sum()  # saves w
+    loss = (w**2).sum()  # saves w
     w.grad = torch.ones(1)
     student.sgd_step([w], 1.0)
     moved = w.item()
@@ -558,7 +587,7 @@ def test_swish_is_one_operation(student, device):
 
 @probe
 def quartic(x):
-    return (x ** 4).sum() + (x * x.roll(1)).sum()
+    return (x**4).sum() + (x * x.roll(1)).sum()
 
 
 @probe
@@ -638,8 +667,9 @@ def piecewise(x):
 
 
 @pytest.mark.exercise("hvp", points=4)
-@pytest.mark.parametrize("f, factor", [
-    (weighted_sum, 0.0), (only_first, 6.0), (with_parameter, 0.0), (piecewise, 0.0)])
+@pytest.mark.parametrize(
+    "f, factor", [(weighted_sum, 0.0), (only_first, 6.0), (with_parameter, 0.0), (piecewise, 0.0)]
+)
 @pytest.mark.parametrize("size", [1, 3])
 def test_hvp_without_second_order(student, device, f, factor, size):
     """Where f has no second-order term, `hvp` should give zeros of x's shape, and no error: also
@@ -662,16 +692,16 @@ def test_hvp_wrong_shape(student, device, wrong, f):
 
 @probe
 def hvp_of_fresh(student, x, v):
-    student.hvp(lambda t: (t ** 3).sum(), x, v)
+    student.hvp(lambda t: (t**3).sum(), x, v)
     return not x.requires_grad, x.grad is None
 
 
 @probe
 def hvp_of_used(student, x, v):
     x.requires_grad_()
-    (x ** 2).sum().backward()
+    (x**2).sum().backward()
     before = x.grad.clone()
-    got = student.hvp(lambda t: (t ** 3).sum(), x, v)
+    got = student.hvp(lambda t: (t**3).sum(), x, v)
     return got.detach(), torch.equal(before, x.grad), x.requires_grad and x.is_leaf
 
 
@@ -697,9 +727,15 @@ def test_hvp_leaves_x_alone(student, device):
 def one_operation(student, operation, a, b):
     x, y = student.Value(a), student.Value(b)
     z = {
-        "x + y": lambda: x + y, "x * y": lambda: x * y, "x + b": lambda: x + b,
-        "x * b": lambda: x * b, "b + x": lambda: b + x, "b * x": lambda: b * x,
-        "x.exp()": lambda: x.exp(), "x.tanh()": lambda: x.tanh(), "x.relu()": lambda: x.relu(),
+        "x + y": lambda: x + y,
+        "x * y": lambda: x * y,
+        "x + b": lambda: x + b,
+        "x * b": lambda: x * b,
+        "b + x": lambda: b + x,
+        "b * x": lambda: b * x,
+        "x.exp()": lambda: x.exp(),
+        "x.tanh()": lambda: x.tanh(),
+        "x.relu()": lambda: x.relu(),
     }[operation]()
     z.backward()
     return [z.data, x.grad, y.grad]
@@ -708,8 +744,12 @@ def one_operation(student, operation, a, b):
 def local(operation, a, b):
     """Value, and derivatives with respect to x and y; b is a plain number in some."""
     return {
-        "x + y": [a + b, 1.0, 1.0], "x * y": [a * b, b, a], "x + b": [a + b, 1.0, 0.0],
-        "x * b": [a * b, b, 0.0], "b + x": [a + b, 1.0, 0.0], "b * x": [a * b, b, 0.0],
+        "x + y": [a + b, 1.0, 1.0],
+        "x * y": [a * b, b, a],
+        "x + b": [a + b, 1.0, 0.0],
+        "x * b": [a * b, b, 0.0],
+        "b + x": [a + b, 1.0, 0.0],
+        "b * x": [a * b, b, 0.0],
         "x.exp()": [math.exp(a), math.exp(a), 0.0],
         "x.tanh()": [math.tanh(a), 1 - math.tanh(a) ** 2, 0.0],
         "x.relu()": [max(a, 0.0), 1.0 if a > 0 else 0.0, 0.0],
@@ -717,8 +757,10 @@ def local(operation, a, b):
 
 
 @pytest.mark.exercise("engine", points=2)
-@pytest.mark.parametrize("operation", [
-    "x + y", "x * y", "x + b", "x * b", "b + x", "b * x", "x.exp()", "x.tanh()", "x.relu()"])
+@pytest.mark.parametrize(
+    "operation",
+    ["x + y", "x * y", "x + b", "x * b", "b + x", "b * x", "x.exp()", "x.tanh()", "x.relu()"],
+)
 @pytest.mark.parametrize("a, b", [(1.7, -0.4), (-0.6, 3), (0.0, 2.0)])
 def test_operations(student, operation, a, b):
     """Each operation should give the right value and derivatives, with plain numbers on either
@@ -732,8 +774,15 @@ def expression(student, leaves, program):
     nodes = [student.Value(v) for v in leaves]
     for name, i, j in program:
         a, b = nodes[i], nodes[j]
-        nodes.append(a + b if name == "+" else a * b if name == "*" else
-                     a * 0.5 if name == "half" else getattr(a, name)())
+        nodes.append(
+            a + b
+            if name == "+"
+            else a * b
+            if name == "*"
+            else a * 0.5
+            if name == "half"
+            else getattr(a, name)()
+        )
     nodes[-1].backward()
     return [nodes[-1].data] + [node.grad for node in nodes[: len(leaves)]]
 
@@ -761,8 +810,15 @@ def torch_expression(leaves, program):
     inputs = list(nodes)
     for name, i, j in program:
         a, b = nodes[i], nodes[j]
-        nodes.append(a + b if name == "+" else a * b if name == "*" else
-                     a * 0.5 if name == "half" else getattr(a, name)())
+        nodes.append(
+            a + b
+            if name == "+"
+            else a * b
+            if name == "*"
+            else a * 0.5
+            if name == "half"
+            else getattr(a, name)()
+        )
     grads = torch.autograd.grad(nodes[-1], inputs, allow_unused=True)
     return [nodes[-1].item()] + [0.0 if g is None else g.item() for g in grads]
 
@@ -802,7 +858,7 @@ def test_each_node_once(student):
     """For y = x doubled 15 times, dy/dx is 32768, and `backward` should visit 16 nodes, not
     every one of the 32768 ways."""
     grad, ratio = student.run(doubling_cost, 15)
-    assert_close(grad, 2.0 ** 15, "x.grad")
+    assert_close(grad, 2.0**15, "x.grad")
     assert_true(ratio < 100, "`backward` takes thousands of times longer where nodes are shared.")
 
 
@@ -872,10 +928,13 @@ def test_directional(student, f, size):
     x = (0.5 * randn(size)).tolist()
     leaves = [torch.tensor(number, dtype=torch.float64, requires_grad=True) for number in x]
     grads = torch.autograd.grad(f(leaves), leaves, allow_unused=True)
-    gradient = torch.stack([torch.zeros((), dtype=torch.float64) if g is None else g for g in grads])
+    gradient = torch.stack(
+        [torch.zeros((), dtype=torch.float64) if g is None else g for g in grads]
+    )
     for _ in range(3):
         v = 2 * randn(size)
-        assert_close(student.directional(f, x, v.tolist()), (gradient @ v).item(),
-                     "directional(f, x, v)")
+        assert_close(
+            student.directional(f, x, v.tolist()), (gradient @ v).item(), "directional(f, x, v)"
+        )
     steepest = student.directional(f, x, (gradient / gradient.norm()).tolist())
     assert_close(steepest, gradient.norm().item(), "the slope along the gradient")

@@ -36,8 +36,11 @@ def learn_kernel(X, Y, steps, lr):
 
 @alternative("layer")
 def learn_kernel(X, Y, steps, lr):
-    kernel = nn.Parameter(torch.zeros(X.shape[0] - Y.shape[0] + 1, X.shape[1] - Y.shape[1] + 1,
-                                      dtype=X.dtype, device=X.device))
+    kernel = nn.Parameter(
+        torch.zeros(
+            X.shape[0] - Y.shape[0] + 1, X.shape[1] - Y.shape[1] + 1, dtype=X.dtype, device=X.device
+        )
+    )
     optimizer = torch.optim.SGD([kernel], lr=lr)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -90,8 +93,12 @@ def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
         for i in range(rows):
             for j in range(cols):
                 top, left = i * stride, j * stride
-                window = mine[:, :, top : top + dilation * (h - 1) + 1 : dilation,
-                              left : left + dilation * (k - 1) + 1 : dilation]
+                window = mine[
+                    :,
+                    :,
+                    top : top + dilation * (h - 1) + 1 : dilation,
+                    left : left + dilation * (k - 1) + 1 : dilation,
+                ]
                 values.append((window * w[out]).sum((1, 2, 3)))
         plane = torch.stack(values, 1).view(n, rows, cols)
         maps.append(plane if b is None else plane + b[out])
@@ -101,7 +108,7 @@ def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
 @alternative("corr")
 def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
     # One matrix product on unfolded patches.
-    n, c, H, W = x.shape
+    n, c, H, _ = x.shape
     o, _, h, k = w.shape
     if c % groups != 0 or o % groups != 0:
         raise ValueError("the groups do not divide the channels")
@@ -136,8 +143,13 @@ def conv_matrix(k, h, w):
 
 @alternative("one")
 def conv1x1_to_linear(conv):
-    lin = nn.Linear(conv.in_channels, conv.out_channels, bias=conv.bias is not None,
-                    dtype=conv.weight.dtype, device=conv.weight.device)
+    lin = nn.Linear(
+        conv.in_channels,
+        conv.out_channels,
+        bias=conv.bias is not None,
+        dtype=conv.weight.dtype,
+        device=conv.weight.device,
+    )
     state = {"weight": conv.weight.flatten(1)}
     if conv.bias is not None:
         state["bias"] = conv.bias
@@ -173,7 +185,7 @@ def pool2d(x, k, stride=None, padding=0, mode="max", count_include_pad=True, cei
     if padding > k / 2:
         raise ValueError("the padding is more than half of the window")
     stride = stride or k
-    n, c, H, W = x.shape
+    H, W = x.shape[2:]
 
     def outputs(size):
         rounded = math.ceil if ceil_mode else math.floor
@@ -183,8 +195,10 @@ def pool2d(x, k, stride=None, padding=0, mode="max", count_include_pad=True, cei
     rows, cols = outputs(H), outputs(W)
     border = 0.0 if mode == "avg" and count_include_pad else math.nan
     full = F.pad(x, [padding] * 4, value=border)
-    more = [max((m - 1) * stride + k - size, 0)
-            for m, size in ((cols, full.shape[3]), (rows, full.shape[2]))]
+    more = [
+        max((m - 1) * stride + k - size, 0)
+        for m, size in ((cols, full.shape[3]), (rows, full.shape[2]))
+    ]
     full = F.pad(full, [0, more[0], 0, more[1]], value=math.nan)
     windows = full.unfold(2, k, stride).unfold(3, k, stride)[:, :, :rows, :cols].flatten(4)
     if mode == "max":

@@ -1,4 +1,4 @@
-"""Wrong answers that students give in the chapter on convolution, each with the hint it deserves."""
+"""Wrong answers in the chapter on convolution, each with the hint it deserves."""
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +9,11 @@ from course.testing import misconception
 # --- layer -----------------------------------------------------------------------------------
 
 
-@misconception("layer", hint="The bias never reaches the output. Having a parameter is not yet "
-               "using it: look at `forward` again.")
+@misconception(
+    "layer",
+    hint="The bias never reaches the output. Having a parameter is not yet "
+    "using it: look at `forward` again.",
+)
 class Conv2D(nn.Module):
     def __init__(self, kernel_size):
         super().__init__()
@@ -21,8 +24,11 @@ class Conv2D(nn.Module):
         return F.conv2d(x[None, None], self.weight[None, None])[0, 0]
 
 
-@misconception("layer", hint="The weight is an ordinary tensor, so no optimizer and no `to` will "
-               "ever find it. What turns a tensor into a parameter of a module?")
+@misconception(
+    "layer",
+    hint="The weight is an ordinary tensor, so no optimizer and no `to` will "
+    "ever find it. What turns a tensor into a parameter of a module?",
+)
 class Conv2D(nn.Module):
     def __init__(self, kernel_size):
         super().__init__()
@@ -33,8 +39,11 @@ class Conv2D(nn.Module):
         return F.conv2d(x[None, None], self.weight[None, None])[0, 0] + self.bias
 
 
-@misconception("layer", hint="`.data` (like `detach`) cuts the output off from the parameters: the "
-               "values are right, but no gradient can come back. Use the parameters themselves.")
+@misconception(
+    "layer",
+    hint="`.data` (like `detach`) cuts the output off from the parameters: the "
+    "values are right, but no gradient can come back. Use the parameters themselves.",
+)
 class Conv2D(nn.Module):
     def __init__(self, kernel_size):
         super().__init__()
@@ -45,8 +54,11 @@ class Conv2D(nn.Module):
         return F.conv2d(x[None, None], self.weight.data[None, None])[0, 0] + self.bias
 
 
-@misconception("layer", hint="The loss should be the *mean* of the squared errors. With the sum, the "
-               "step grows with the size of the image, and soon it is too long.")
+@misconception(
+    "layer",
+    hint="The loss should be the *mean* of the squared errors. With the sum, the "
+    "step grows with the size of the image, and soon it is too long.",
+)
 def learn_kernel(X, Y, steps, lr):
     h, w = X.shape[0] - Y.shape[0] + 1, X.shape[1] - Y.shape[1] + 1
     kernel = torch.zeros(h, w, dtype=X.dtype, device=X.device, requires_grad=True)
@@ -58,8 +70,11 @@ def learn_kernel(X, Y, steps, lr):
     return kernel.detach()
 
 
-@misconception("layer", hint="`backward` adds to `.grad`. Without setting it to zero, each step uses "
-               "the sum of all gradients so far.")
+@misconception(
+    "layer",
+    hint="`backward` adds to `.grad`. Without setting it to zero, each step uses "
+    "the sum of all gradients so far.",
+)
 def learn_kernel(X, Y, steps, lr):
     h, w = X.shape[0] - Y.shape[0] + 1, X.shape[1] - Y.shape[1] + 1
     kernel = torch.zeros(h, w, dtype=X.dtype, device=X.device, requires_grad=True)
@@ -71,8 +86,10 @@ def learn_kernel(X, Y, steps, lr):
     return kernel.detach()
 
 
-@misconception("layer", hint="The kernel is not always 1 x 2: its size follows from how much smaller Y "
-               "is than X.")
+@misconception(
+    "layer",
+    hint="The kernel is not always 1 x 2: its size follows from how much smaller Y is than X.",
+)
 def learn_kernel(X, Y, steps, lr):
     kernel = torch.zeros(1, 2, dtype=X.dtype, device=X.device, requires_grad=True)
     for _ in range(steps):
@@ -86,8 +103,11 @@ def learn_kernel(X, Y, steps, lr):
 # --- size ------------------------------------------------------------------------------------
 
 
-@misconception("size", hint="The -1 in the numerator is missing: the last tap must be at most at pixel "
-               "h + 2p - 1, since pixels are counted from 0.")
+@misconception(
+    "size",
+    hint="The -1 in the numerator is missing: the last tap must be at most at pixel "
+    "h + 2p - 1, since pixels are counted from 0.",
+)
 def out_size(h, k, s=1, p=0, d=1):
     return (h + 2 * p - d * (k - 1)) // s + 1
 
@@ -97,19 +117,27 @@ def out_size(h, k, s=1, p=0, d=1):
     return (h + p - d * (k - 1) - 1) // s + 1
 
 
-@misconception("size", hint="The kernel covers d * (k - 1) + 1 pixels, not d * k: between k taps there "
-               "are k - 1 gaps.")
+@misconception(
+    "size",
+    hint="The kernel covers d * (k - 1) + 1 pixels, not d * k: between k taps there "
+    "are k - 1 gaps.",
+)
 def out_size(h, k, s=1, p=0, d=1):
     return (h + 2 * p - d * k) // s + 1
 
 
-@misconception("size", hint="The size is rounded down: a last window that does not fit is left out.")
+@misconception(
+    "size", hint="The size is rounded down: a last window that does not fit is left out."
+)
 def out_size(h, k, s=1, p=0, d=1):
     return -(-(h + 2 * p - d * (k - 1) - 1) // s) + 1
 
 
-@misconception("size", hint="A stride widens the view of the layers *after* it. In its own layer the "
-               "taps are still one old jump apart, so the jump is to be updated last.")
+@misconception(
+    "size",
+    hint="A stride widens the view of the layers *after* it. In its own layer the "
+    "taps are still one old jump apart, so the jump is to be updated last.",
+)
 def receptive_field(layers):
     r, jump, start = 1, 1, 0
     for k, s, p, d in layers:
@@ -119,8 +147,11 @@ def receptive_field(layers):
     return r, jump, start
 
 
-@misconception("size", hint="One step in a later layer is several input pixels: what does a step "
-               "count for, after layers with stride?")
+@misconception(
+    "size",
+    hint="One step in a later layer is several input pixels: what does a step "
+    "count for, after layers with stride?",
+)
 def receptive_field(layers):
     r, jump, start = 1, 1, 0
     for k, s, p, d in layers:
@@ -130,8 +161,11 @@ def receptive_field(layers):
     return r, jump, start
 
 
-@misconception("size", hint="Dilation is left out: the taps are d steps apart, so the view grows by "
-               "d * (k - 1) steps.")
+@misconception(
+    "size",
+    hint="Dilation is left out: the taps are d steps apart, so the view grows by "
+    "d * (k - 1) steps.",
+)
 def receptive_field(layers):
     r, jump, start = 1, 1, 0
     for k, s, p, _ in layers:
@@ -144,8 +178,11 @@ def receptive_field(layers):
 # --- corr ------------------------------------------------------------------------------------
 
 
-@misconception("corr", hint="The kernel is flipped: that is convolution in the sense of mathematics. "
-               "Cross-correlation slides the kernel as it is.")
+@misconception(
+    "corr",
+    hint="The kernel is flipped: that is convolution in the sense of mathematics. "
+    "Cross-correlation slides the kernel as it is.",
+)
 def corr2d(x, k):
     if k.shape[0] > x.shape[0] or k.shape[1] > x.shape[1]:
         raise ValueError("the kernel is larger than the image")
@@ -158,8 +195,11 @@ def corr2d(x, k):
     return y
 
 
-@misconception("corr", hint="The last position is missing, in each axis: how many places are there "
-               "for a window of 2 in a row of 3?")
+@misconception(
+    "corr",
+    hint="The last position is missing, in each axis: how many places are there "
+    "for a window of 2 in a row of 3?",
+)
 def corr2d(x, k):
     h, w = k.shape
     if h > x.shape[0] or w > x.shape[1]:
@@ -171,8 +211,11 @@ def corr2d(x, k):
     return y
 
 
-@misconception("corr", hint="Only one side of the image and of the kernel is used; both may be higher "
-               "than wide, or the other way round.")
+@misconception(
+    "corr",
+    hint="Only one side of the image and of the kernel is used; both may be higher "
+    "than wide, or the other way round.",
+)
 def corr2d(x, k):
     n = k.shape[0]
     if n > x.shape[0]:
@@ -184,8 +227,11 @@ def corr2d(x, k):
     return y
 
 
-@misconception("corr", hint="The window moves by whole pixels, but the dilation does not spread its "
-               "taps: neighbours in the kernel should be `dilation` pixels apart.")
+@misconception(
+    "corr",
+    hint="The window moves by whole pixels, but the dilation does not spread its "
+    "taps: neighbours in the kernel should be `dilation` pixels apart.",
+)
 def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
     if x.shape[1] % groups or w.shape[0] % groups:
         raise ValueError("groups must divide the channels")
@@ -198,8 +244,11 @@ def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
     return y if b is None else y + b[:, None, None]
 
 
-@misconception("corr", hint="The bias is added once for every input channel. It belongs to the output "
-               "channel: add it once, after the sum over the input channels.")
+@misconception(
+    "corr",
+    hint="The bias is added once for every input channel. It belongs to the output "
+    "channel: add it once, after the sum over the input channels.",
+)
 def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
     if x.shape[1] % groups or w.shape[0] % groups:
         raise ValueError("groups must divide the channels")
@@ -207,8 +256,11 @@ def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
     return y if b is None else y + w.shape[1] * b[:, None, None]
 
 
-@misconception("corr", hint="Each output channel should sum over its input channels, with a kernel of "
-               "its own for each of them. Here the same kernel is used for all.")
+@misconception(
+    "corr",
+    hint="Each output channel should sum over its input channels, with a kernel of "
+    "its own for each of them. Here the same kernel is used for all.",
+)
 def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
     if x.shape[1] % groups or w.shape[0] % groups:
         raise ValueError("groups must divide the channels")
@@ -216,8 +268,11 @@ def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
     return F.conv2d(x, same, b, stride, padding, dilation, groups)
 
 
-@misconception("corr", hint="Groups are blocks of neighbouring channels: the first C / groups channels "
-               "make the first O / groups outputs. Here every `groups`-th channel is taken.")
+@misconception(
+    "corr",
+    hint="Groups are blocks of neighbouring channels: the first C / groups channels "
+    "make the first O / groups outputs. Here every `groups`-th channel is taken.",
+)
 def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
     if x.shape[1] % groups or w.shape[0] % groups:
         raise ValueError("groups must divide the channels")
@@ -225,12 +280,19 @@ def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
     return F.conv2d(mixed, w, b, stride, padding, dilation, groups)
 
 
-@misconception("corr", hint="Channels that do not divide into the groups are cut off silently. Say so "
-               "with a ValueError instead; a wrong answer is worse than none.")
+@misconception(
+    "corr",
+    hint="Channels that do not divide into the groups are cut off silently. Say so "
+    "with a ValueError instead; a wrong answer is worse than none.",
+)
 def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
     c, o = x.shape[1] // groups, w.shape[0] // groups
-    parts = [F.conv2d(x[:, g * c : (g + 1) * c], w[g * o : (g + 1) * o, :c], None,
-                      stride, padding, dilation) for g in range(groups)]
+    parts = [
+        F.conv2d(
+            x[:, g * c : (g + 1) * c], w[g * o : (g + 1) * o, :c], None, stride, padding, dilation
+        )
+        for g in range(groups)
+    ]
     y = torch.cat(parts, 1)
     return y if b is None else y + b[: y.shape[1], None, None]
 
@@ -238,32 +300,44 @@ def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
 # --- im2col ----------------------------------------------------------------------------------
 
 
-@misconception("im2col", hint="The patches are in the rows. The result should be (N, C * k * k, L), "
-               "one patch in each column.")
+@misconception(
+    "im2col",
+    hint="The patches are in the rows. The result should be (N, C * k * k, L), "
+    "one patch in each column.",
+)
 def im2col(x, k, s=1, p=0, d=1):
     return F.unfold(x, k, d, p, s).transpose(1, 2)
 
 
-@misconception("im2col", hint="In a column, all taps of channel 0 come first, then those of channel 1. "
-               "Here the taps vary slowest; check the order of the axes before the reshape.")
+@misconception(
+    "im2col",
+    hint="In a column, all taps of channel 0 come first, then those of channel 1. "
+    "Here the taps vary slowest; check the order of the axes before the reshape.",
+)
 def im2col(x, k, s=1, p=0, d=1):
     columns = F.unfold(x, k, d, p, s)
     return columns.unflatten(1, (x.shape[1], k * k)).transpose(1, 2).flatten(1, 2)
 
 
-@misconception("im2col", hint="The stride is used along the rows only; it moves the window in both "
-               "axes.")
+@misconception(
+    "im2col", hint="The stride is used along the rows only; it moves the window in both axes."
+)
 def im2col(x, k, s=1, p=0, d=1):
     return F.unfold(x, k, d, p, (s, 1))
 
 
-@misconception("im2col", hint="The padding is only at the top and left. It belongs on all four sides.")
+@misconception(
+    "im2col", hint="The padding is only at the top and left. It belongs on all four sides."
+)
 def im2col(x, k, s=1, p=0, d=1):
     return F.unfold(F.pad(x, [p, 0, p, 0]), k, d, 0, s)
 
 
-@misconception("im2col", hint="Inputs and outputs have changed places: M should have one row for each "
-               "output and one column for each pixel.")
+@misconception(
+    "im2col",
+    hint="Inputs and outputs have changed places: M should have one row for each "
+    "output and one column for each pixel.",
+)
 def conv_matrix(k, h, w):
     kh, kw = k.shape
     rows, cols = h - kh + 1, w - kw + 1
@@ -274,8 +348,11 @@ def conv_matrix(k, h, w):
     return m.reshape(h * w, rows * cols)
 
 
-@misconception("im2col", hint="The kernel runs over the right edge into the next row. A window has "
-               "w - kw + 1 places in a row, not w.")
+@misconception(
+    "im2col",
+    hint="The kernel runs over the right edge into the next row. A window has "
+    "w - kw + 1 places in a row, not w.",
+)
 def conv_matrix(k, h, w):
     kh, kw = k.shape
     count = (h - kh + 1) * (w - kw + 1)
@@ -290,8 +367,11 @@ def conv_matrix(k, h, w):
 # --- one -------------------------------------------------------------------------------------
 
 
-@misconception("one", hint="The linear layer shares its memory with the convolution: changing one "
-               "changes the other. Copy the numbers.")
+@misconception(
+    "one",
+    hint="The linear layer shares its memory with the convolution: changing one "
+    "changes the other. Copy the numbers.",
+)
 def conv1x1_to_linear(conv):
     lin = nn.Linear(conv.in_channels, conv.out_channels, bias=conv.bias is not None)
     lin = lin.to(conv.weight)
@@ -301,8 +381,11 @@ def conv1x1_to_linear(conv):
     return lin
 
 
-@misconception("one", hint="The linear layer always has a bias, and where the convolution has none "
-               "it is a random one. Make a bias only if there is one.")
+@misconception(
+    "one",
+    hint="The linear layer always has a bias, and where the convolution has none "
+    "it is a random one. Make a bias only if there is one.",
+)
 def conv1x1_to_linear(conv):
     lin = nn.Linear(conv.in_channels, conv.out_channels).to(conv.weight)
     with torch.no_grad():
@@ -312,8 +395,11 @@ def conv1x1_to_linear(conv):
     return lin
 
 
-@misconception("one", hint="The weight's axes have changed places. A linear layer's weight is (O, C), "
-               "in the same order as the convolution's (O, C, 1, 1).")
+@misconception(
+    "one",
+    hint="The weight's axes have changed places. A linear layer's weight is (O, C), "
+    "in the same order as the convolution's (O, C, 1, 1).",
+)
 def linear_to_conv1x1(lin):
     conv = nn.Conv2d(lin.in_features, lin.out_features, 1, bias=lin.bias is not None)
     conv = conv.to(lin.weight)
@@ -324,7 +410,9 @@ def linear_to_conv1x1(lin):
     return conv
 
 
-@misconception("one", hint="The bias is forgotten: the new layer starts with a random one of its own.")
+@misconception(
+    "one", hint="The bias is forgotten: the new layer starts with a random one of its own."
+)
 def linear_to_conv1x1(lin):
     conv = nn.Conv2d(lin.in_features, lin.out_features, 1, bias=lin.bias is not None)
     conv = conv.to(lin.weight)
@@ -333,14 +421,20 @@ def linear_to_conv1x1(lin):
     return conv
 
 
-@misconception("one", hint="You compare f(shifted x) with f(x): that measures invariance. For "
-               "equivariance the output has to move along.")
+@misconception(
+    "one",
+    hint="You compare f(shifted x) with f(x): that measures invariance. For "
+    "equivariance the output has to move along.",
+)
 def shift_gap(f, x, dy, dx):
     return (f(x.roll((dy, dx), (2, 3))) - f(x)).abs().max().item()
 
 
-@misconception("one", hint="The output of a layer with stride 2 is half as large, so its shift is half "
-               "as long. Scale dy and dx by the ratio of the sizes.")
+@misconception(
+    "one",
+    hint="The output of a layer with stride 2 is half as large, so its shift is half "
+    "as long. Scale dy and dx by the ratio of the sizes.",
+)
 def shift_gap(f, x, dy, dx):
     return (f(x.roll((dy, dx), (2, 3))) - f(x).roll((dy, dx), (2, 3))).abs().max().item()
 
@@ -348,8 +442,9 @@ def shift_gap(f, x, dy, dx):
 # --- pool ------------------------------------------------------------------------------------
 
 
-@misconception("pool", hint="Without a stride the windows should not overlap: the default stride is k, "
-               "not 1.")
+@misconception(
+    "pool", hint="Without a stride the windows should not overlap: the default stride is k, not 1."
+)
 def pool2d(x, k, stride=None, padding=0, mode="max", count_include_pad=True, ceil_mode=False):
     if 2 * padding > k:
         raise ValueError("the padding is more than half of the window")
@@ -359,8 +454,11 @@ def pool2d(x, k, stride=None, padding=0, mode="max", count_include_pad=True, cei
     return F.avg_pool2d(x, k, stride, padding, ceil_mode, count_include_pad)
 
 
-@misconception("pool", hint="A zero of the padding wins where all values of a window are negative. "
-               "Which number never is the maximum?")
+@misconception(
+    "pool",
+    hint="A zero of the padding wins where all values of a window are negative. "
+    "Which number never is the maximum?",
+)
 def pool2d(x, k, stride=None, padding=0, mode="max", count_include_pad=True, ceil_mode=False):
     if 2 * padding > k:
         raise ValueError("the padding is more than half of the window")
@@ -369,8 +467,11 @@ def pool2d(x, k, stride=None, padding=0, mode="max", count_include_pad=True, cei
     return F.avg_pool2d(x, k, stride, padding, ceil_mode, count_include_pad)
 
 
-@misconception("pool", hint="`count_include_pad` makes no difference in your answer. If it is False, "
-               "divide by the number of cells that lie inside the image.")
+@misconception(
+    "pool",
+    hint="`count_include_pad` makes no difference in your answer. If it is False, "
+    "divide by the number of cells that lie inside the image.",
+)
 def pool2d(x, k, stride=None, padding=0, mode="max", count_include_pad=True, ceil_mode=False):
     if 2 * padding > k:
         raise ValueError("the padding is more than half of the window")
@@ -379,8 +480,11 @@ def pool2d(x, k, stride=None, padding=0, mode="max", count_include_pad=True, cei
     return F.avg_pool2d(x, k, stride, padding, ceil_mode)
 
 
-@misconception("pool", hint="With ceil_mode the mean of an incomplete window is divided by k * k. What "
-               "hangs over the padded border does not count.")
+@misconception(
+    "pool",
+    hint="With ceil_mode the mean of an incomplete window is divided by k * k. What "
+    "hangs over the padded border does not count.",
+)
 def pool2d(x, k, stride=None, padding=0, mode="max", count_include_pad=True, ceil_mode=False):
     if 2 * padding > k:
         raise ValueError("the padding is more than half of the window")
@@ -391,8 +495,11 @@ def pool2d(x, k, stride=None, padding=0, mode="max", count_include_pad=True, cei
     return F.avg_pool2d(x, k, stride, padding, ceil_mode, False)
 
 
-@misconception("pool", hint="Too much padding passes silently. A window could then lie in the padding "
-               "alone; raise a ValueError when the padding is more than half of k.")
+@misconception(
+    "pool",
+    hint="Too much padding passes silently. A window could then lie in the padding "
+    "alone; raise a ValueError when the padding is more than half of k.",
+)
 def pool2d(x, k, stride=None, padding=0, mode="max", count_include_pad=True, ceil_mode=False):
     border = float("-inf") if mode == "max" else 0.0
     if 2 * padding > k:
@@ -402,8 +509,11 @@ def pool2d(x, k, stride=None, padding=0, mode="max", count_include_pad=True, cei
     return F.avg_pool2d(x, k, stride, padding, ceil_mode, count_include_pad)
 
 
-@misconception("pool", hint="Your windows have one length, n // out, so what remains at the end is "
-               "dropped. Adaptive windows run from floor(i * n / o) to ceil((i + 1) * n / o).")
+@misconception(
+    "pool",
+    hint="Your windows have one length, n // out, so what remains at the end is "
+    "dropped. Adaptive windows run from floor(i * n / o) to ceil((i + 1) * n / o).",
+)
 def adaptive_pool2d(x, out, mode="avg"):
     h, w = pair(out)  # noqa: F821  (of the set-up cell)
     kh, kw = max(x.shape[2] // h, 1), max(x.shape[3] // w, 1)
@@ -411,8 +521,11 @@ def adaptive_pool2d(x, out, mode="avg"):
     return pool(x, (kh, kw))[:, :, :h, :w]
 
 
-@misconception("pool", hint="Your windows never overlap: the end of a window is rounded down as well. "
-               "It should be rounded up.")
+@misconception(
+    "pool",
+    hint="Your windows never overlap: the end of a window is rounded down as well. "
+    "It should be rounded up.",
+)
 def adaptive_pool2d(x, out, mode="avg"):
     def cuts(n, o):
         return [(i * n // o, max((i + 1) * n // o, i * n // o + 1)) for i in range(o)]
@@ -426,8 +539,11 @@ def adaptive_pool2d(x, out, mode="avg"):
     return torch.stack(rows, -2)
 
 
-@misconception("pool", hint="Where windows overlap, a pixel hears from several outputs. Its "
-               "contributions should be added; here the last one overwrites the others.")
+@misconception(
+    "pool",
+    hint="Where windows overlap, a pixel hears from several outputs. Its "
+    "contributions should be added; here the last one overwrites the others.",
+)
 def pool_backward(dy, cache):
     x, k, stride, padding, mode = cache
     padded = F.pad(x, [padding] * 4, value=float("-inf"))
@@ -446,8 +562,11 @@ def pool_backward(dy, cache):
     return dx[:, :, padding : padding + x.shape[2], padding : padding + x.shape[3]]
 
 
-@misconception("pool", hint="In a tie, every maximum of the window gets the whole gradient. Only the "
-               "first one should.")
+@misconception(
+    "pool",
+    hint="In a tie, every maximum of the window gets the whole gradient. Only the "
+    "first one should.",
+)
 def pool_backward(dy, cache):
     x, k, stride, padding, mode = cache
     padded = F.pad(x, [padding] * 4, value=float("-inf"))
@@ -462,8 +581,11 @@ def pool_backward(dy, cache):
     return dx[:, :, padding : padding + x.shape[2], padding : padding + x.shape[3]]
 
 
-@misconception("pool", hint="For the mean, each cell of a window has the weight 1 / k², so it gets that "
-               "share of the gradient, not all of it.")
+@misconception(
+    "pool",
+    hint="For the mean, each cell of a window has the weight 1 / k², so it gets that "
+    "share of the gradient, not all of it.",
+)
 def pool_backward(dy, cache):
     x, k, stride, padding, mode = cache
     leaf = x.detach().clone().requires_grad_()
@@ -478,8 +600,11 @@ def pool_backward(dy, cache):
 # --- unpool ----------------------------------------------------------------------------------
 
 
-@misconception("unpool", hint="Your indices are places within the window, from 0 to k * k - 1. Count "
-               "in the whole plane: row * W + column.")
+@misconception(
+    "unpool",
+    hint="Your indices are places within the window, from 0 to k * k - 1. Count "
+    "in the whole plane: row * W + column.",
+)
 def maxpool_with_indices(x, k):
     rows, cols = x.shape[2] // k, x.shape[3] // k
     cells = x[:, :, : rows * k, : cols * k].unflatten(3, (cols, k)).unflatten(2, (rows, k))
@@ -487,35 +612,49 @@ def maxpool_with_indices(x, k):
     return values, at
 
 
-@misconception("unpool", hint="The index counts with the width of the *pooled* part. A row of the plane "
-               "has W columns, also when the last of them fill no window.")
+@misconception(
+    "unpool",
+    hint="The index counts with the width of the *pooled* part. A row of the plane "
+    "has W columns, also when the last of them fill no window.",
+)
 def maxpool_with_indices(x, k):
     rows, cols = x.shape[2] // k, x.shape[3] // k
     return F.max_pool2d(x[:, :, : rows * k, : cols * k], k, return_indices=True)
 
 
-@misconception("unpool", hint="The index is column * H + row. Planes are stored row by row, so it is "
-               "row * W + column.")
+@misconception(
+    "unpool",
+    hint="The index is column * H + row. Planes are stored row by row, so it is row * W + column.",
+)
 def maxpool_with_indices(x, k):
     y, idx = F.max_pool2d(x, k, return_indices=True)
     return y, idx % x.shape[3] * x.shape[2] + idx // x.shape[3]
 
 
-@misconception("unpool", hint="Values with the same index are added. Unpooling writes them: the "
-               "maximum of two windows is still one pixel.")
+@misconception(
+    "unpool",
+    hint="Values with the same index are added. Unpooling writes them: the "
+    "maximum of two windows is still one pixel.",
+)
 def unpool(y, idx, size):
     out = torch.zeros(*y.shape[:2], size[0] * size[1], dtype=y.dtype, device=y.device)
     return out.scatter_add(2, idx.flatten(2), y.flatten(2)).unflatten(2, tuple(size))
 
 
-@misconception("unpool", hint="Every cell of the window gets the value: that is nearest-neighbour "
-               "upsampling. Use the indices, and leave zeros elsewhere.")
+@misconception(
+    "unpool",
+    hint="Every cell of the window gets the value: that is nearest-neighbour "
+    "upsampling. Use the indices, and leave zeros elsewhere.",
+)
 def unpool(y, idx, size):
     return F.interpolate(y, size=tuple(size), mode="nearest")
 
 
-@misconception("unpool", hint="All images and channels write into the first plane. The indices count "
-               "in each plane anew.")
+@misconception(
+    "unpool",
+    hint="All images and channels write into the first plane. The indices count "
+    "in each plane anew.",
+)
 def unpool(y, idx, size):
     out = torch.zeros(y.shape[0] * y.shape[1] * size[0] * size[1], dtype=y.dtype, device=y.device)
     out = out.scatter(0, idx.flatten(), y.flatten())

@@ -19,8 +19,10 @@ def my_linspace(a, b, steps):
 def my_logspace(a, b, steps, base=10.0):
     """By exp and log, on its own."""
     t = torch.arange(steps, dtype=torch.float64) / max(steps - 1, 1)
-    return torch.exp(torch.lerp(torch.tensor(float(a)).double(), torch.tensor(float(b)).double(), t)
-                     * torch.tensor(base, dtype=torch.float64).log()).float()
+    return torch.exp(
+        torch.lerp(torch.tensor(float(a)).double(), torch.tensor(float(b)).double(), t)
+        * torch.tensor(base, dtype=torch.float64).log()
+    ).float()
 
 
 # --- four modes of a normal sampler ----------------------------------------------------------
@@ -64,6 +66,7 @@ def sample_normal(mean, std, size=None, *, generator=None):
 @alternative("sharing")
 def shares_memory(x, y):
     """Compare storages."""
+
     def storage(t):
         return torch.as_tensor(t).untyped_storage().data_ptr()
 
@@ -73,7 +76,9 @@ def shares_memory(x, y):
 @alternative("sharing")
 def shares_memory(x, y):
     """NumPy's exact answer."""
-    return np.shares_memory(*(t.detach().numpy() if isinstance(t, torch.Tensor) else t for t in (x, y)))
+    return np.shares_memory(
+        *(t.detach().numpy() if isinstance(t, torch.Tensor) else t for t in (x, y))
+    )
 
 
 @alternative("sharing")

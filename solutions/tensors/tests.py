@@ -5,8 +5,19 @@ import pytest
 import torch
 
 from course.testing import (
-    assert_close, assert_equal, assert_gradcheck, assert_same_gradients, assert_shape, assert_true,
-    does_not_call, probe, raises, rand, randint, randn, unchanged,
+    assert_close,
+    assert_equal,
+    assert_gradcheck,
+    assert_same_gradients,
+    assert_shape,
+    assert_true,
+    does_not_call,
+    probe,
+    raises,
+    rand,
+    randint,
+    randn,
+    unchanged,
 )
 
 # --- linspace and logspace -------------------------------------------------------------------
@@ -14,7 +25,8 @@ from course.testing import (
 
 @pytest.mark.exercise("logspace", points=3)
 @pytest.mark.parametrize(
-    "a, b, steps", [(0, 1, 11), (-3.5, 7.25, 8), (5, -5, 7), (2, 3, 2), (0.1, 0.2, 101), (-1e3, 1e3, 50)]
+    "a, b, steps",
+    [(0, 1, 11), (-3.5, 7.25, 8), (5, -5, 7), (2, 3, 2), (0.1, 0.2, 101), (-1e3, 1e3, 50)],
 )
 def test_linspace_matches(student, a, b, steps):
     """my_linspace should equal torch.linspace: both ends in, evenly spaced, rising or falling."""
@@ -28,8 +40,14 @@ def test_linspace_matches(student, a, b, steps):
 @pytest.mark.parametrize("a, b", [(2, 9), (-0.5, 4.0), (3, 3)])
 def test_linspace_few_steps(student, a, b):
     """One step should give the first value alone, two steps the two ends."""
-    assert_close(student.my_linspace(a, b, 1), torch.tensor([float(a)]), what="the result for one step")
-    assert_close(student.my_linspace(a, b, 2), torch.tensor([float(a), float(b)]), what="the result for two steps")
+    assert_close(
+        student.my_linspace(a, b, 1), torch.tensor([float(a)]), what="the result for one step"
+    )
+    assert_close(
+        student.my_linspace(a, b, 2),
+        torch.tensor([float(a), float(b)]),
+        what="the result for two steps",
+    )
 
 
 @pytest.mark.exercise("logspace", points=1)
@@ -56,7 +74,12 @@ def test_logspace_matches(student, a, b, steps, base):
 def test_logspace_defaults(student):
     """The base should be 10 when none is given, and one step gives base**a."""
     assert_close(student.my_logspace(-1, 1, 5), torch.logspace(-1, 1, 5), rtol=5e-6)
-    assert_close(student.my_logspace(2, 4, 1, base=3.0), torch.tensor([9.0]), rtol=5e-6, what="the result for one step")
+    assert_close(
+        student.my_logspace(2, 4, 1, base=3.0),
+        torch.tensor([9.0]),
+        rtol=5e-6,
+        what="the result for one step",
+    )
 
 
 # --- four modes of a normal sampler ----------------------------------------------------------
@@ -64,7 +87,8 @@ def test_logspace_defaults(student):
 
 @pytest.mark.exercise("normal4", points=2)
 @pytest.mark.parametrize(
-    "mean, std", [((5,), None), (None, (2, 3)), ((4, 1), (3,)), ((1,), (6,)), ((2, 3), (2, 3)), ((), (2,))]
+    "mean, std",
+    [((5,), None), (None, (2, 3)), ((4, 1), (3,)), ((1,), (6,)), ((2, 3), (2, 3)), ((), (2,))],
 )
 def test_shape_of_tensor_modes(student, device, mean, std):
     """With a tensor among mean and std, the shape should be their common shape, the dtype the tensor's."""
@@ -107,16 +131,22 @@ def test_mean_and_spread(student, mode, seeded):
         draws = draws[:, None]
     else:
         wide = mean.expand(n, 3) if isinstance(mean, torch.Tensor) else mean
-        spread = std.expand(n, 3) if isinstance(std, torch.Tensor) and isinstance(mean, float) else std
+        spread = (
+            std.expand(n, 3) if isinstance(std, torch.Tensor) and isinstance(mean, float) else std
+        )
         draws = student.sample_normal(wide, spread, generator=generator)
         assert_shape(draws, (n, 3))
     draws = draws.double()
     sigma = torch.as_tensor(std, dtype=torch.float64)
     off_mean = (draws.mean(0) - torch.as_tensor(mean)) / (sigma / n**0.5)
     off_std = (draws.std(0) - sigma) / (sigma / (2 * n) ** 0.5)
-    assert_true((off_mean.abs() < 5).all(), f"The mean is off by more than 5 standard errors ({mode}).")
-    assert_true((off_std.abs() < 5).all(),
-                f"The standard deviation is off by more than 5 standard errors ({mode}).")
+    assert_true(
+        (off_mean.abs() < 5).all(), f"The mean is off by more than 5 standard errors ({mode})."
+    )
+    assert_true(
+        (off_std.abs() < 5).all(),
+        f"The standard deviation is off by more than 5 standard errors ({mode}).",
+    )
 
 
 @probe
@@ -173,9 +203,21 @@ def sharing_of_tensors(student):
     x = torch.arange(24.0).reshape(4, 6)
     y = torch.arange(24.0).reshape(2, 3, 4)
     pairs = [
-        (x, x), (x, x.t()), (x, x[1:]), (x[:, 2:], x), (x[:, ::2], x), (x[3, 5], x), (x, x.view(-1)),
-        (x[:, :1].expand(4, 6), x), (x[1:], x[:3]), (y, y.permute(2, 0, 1)), (y[1], y[:, 1]),
-        (x, x.unsqueeze(0)), (x.detach(), x), (x.view(torch.int32), x), (x.contiguous(), x),
+        (x, x),
+        (x, x.t()),
+        (x, x[1:]),
+        (x[:, 2:], x),
+        (x[:, ::2], x),
+        (x[3, 5], x),
+        (x, x.view(-1)),
+        (x[:, :1].expand(4, 6), x),
+        (x[1:], x[:3]),
+        (y, y.permute(2, 0, 1)),
+        (y[1], y[:, 1]),
+        (x, x.unsqueeze(0)),
+        (x.detach(), x),
+        (x.view(torch.int32), x),
+        (x.contiguous(), x),
     ]
     return [student.shares_memory(a, b) for a, b in pairs]
 
@@ -191,9 +233,18 @@ def test_views_share(student):
 def sharing_of_copies(student):
     x = torch.arange(24.0).reshape(4, 6)
     pairs = [
-        (x, x.clone()), (x, torch.arange(24.0).reshape(4, 6)), (x, x.t().contiguous()), (x, x.double()),
-        (x, x + 0), (x[:, torch.tensor([0, 1, 2, 3, 4, 5])], x), (x[x >= 0], x), (x, torch.zeros(4, 6)),
-        (torch.stack([x]), x), (x.t().reshape(-1), x), (x[:2].clone(), x), (torch.zeros(3), torch.zeros(3)),
+        (x, x.clone()),
+        (x, torch.arange(24.0).reshape(4, 6)),
+        (x, x.t().contiguous()),
+        (x, x.double()),
+        (x, x + 0),
+        (x[:, torch.tensor([0, 1, 2, 3, 4, 5])], x),
+        (x[x >= 0], x),
+        (x, torch.zeros(4, 6)),
+        (torch.stack([x]), x),
+        (x.t().reshape(-1), x),
+        (x[:2].clone(), x),
+        (torch.zeros(3), torch.zeros(3)),
     ]
     return [student.shares_memory(a, b) for a, b in pairs]
 
@@ -210,8 +261,23 @@ def sharing_with_numpy(student):
     a = np.arange(12, dtype=np.float32).reshape(3, 4)
     t = torch.from_numpy(a)
     ints = np.arange(5)
-    shared = [(a, t), (t, a), (a, a), (a, t[1:]), (t.t(), a), (a.T, t), (t.numpy(), a), (ints, torch.as_tensor(ints))]
-    copied = [(a, torch.tensor(a)), (a, a.copy()), (a, t.clone()), (ints, torch.tensor(ints)), (a.astype(np.float64), t)]
+    shared = [
+        (a, t),
+        (t, a),
+        (a, a),
+        (a, t[1:]),
+        (t.t(), a),
+        (a.T, t),
+        (t.numpy(), a),
+        (ints, torch.as_tensor(ints)),
+    ]
+    copied = [
+        (a, torch.tensor(a)),
+        (a, a.copy()),
+        (a, t.clone()),
+        (ints, torch.tensor(ints)),
+        (a.astype(np.float64), t),
+    ]
     return [[student.shares_memory(x, y) for x, y in pairs] for pairs in (shared, copied)]
 
 
@@ -228,9 +294,17 @@ def test_numpy_shares(student):
 def _layouts(x):
     """One tensor in several layouts; x has shape (4, 6)."""
     return {
-        "contiguous": x, "transposed": x.t(), "rows": x[1:3], "left half": x[:, :3], "every second column": x[:, ::2],
-        "one column": x[:, 2], "expanded": x[:, :1].expand(4, 5), "expanded row": x[0].expand(3, 6),
-        "with axes of one": x[None, :, None], "one number": x[2, 3], "permuted": x.view(2, 2, 6).permute(2, 0, 1),
+        "contiguous": x,
+        "transposed": x.t(),
+        "rows": x[1:3],
+        "left half": x[:, :3],
+        "every second column": x[:, ::2],
+        "one column": x[:, 2],
+        "expanded": x[:, :1].expand(4, 5),
+        "expanded row": x[0].expand(3, 6),
+        "with axes of one": x[None, :, None],
+        "one number": x[2, 3],
+        "permuted": x.view(2, 2, 6).permute(2, 0, 1),
         "a batch of one": x[:1].t(),
     }
 
@@ -251,26 +325,39 @@ def test_flat_values(student, device, layout, dtype):
 def test_flat_gradient(student):
     """flat should stay connected to x: gradients flow through the view and through the copy."""
     assert_same_gradients(lambda x: student.flat_view(x)[0], lambda x: x.flatten(), randn(3, 5))
-    assert_same_gradients(lambda x: student.flat_view(x.t())[0], lambda x: x.t().flatten(), randn(3, 5))
+    assert_same_gradients(
+        lambda x: student.flat_view(x.t())[0], lambda x: x.t().flatten(), randn(3, 5)
+    )
 
 
 @probe
 def flags_and_writes(student):
     def layouts(x):
         return [
-            x, x.t(), x[1:3], x[:, :3], x[:, ::2], x[:, 2], x[:, :1].expand(4, 5), x[None, :, None], x[2, 3],
-            x.view(2, 2, 6).permute(2, 0, 1), x.view(2, 2, 6).transpose(0, 1), x[:1].t(), x[:, ::4],
+            x,
+            x.t(),
+            x[1:3],
+            x[:, :3],
+            x[:, ::2],
+            x[:, 2],
+            x[:, :1].expand(4, 5),
+            x[None, :, None],
+            x[2, 3],
+            x.view(2, 2, 6).permute(2, 0, 1),
+            x.view(2, 2, 6).transpose(0, 1),
+            x[:1].t(),
+            x[:, ::4],
         ]
 
     report = []
     for i in range(13):
         x = layouts(torch.arange(24.0).reshape(4, 6))[i]
         flat, shared = student.flat_view(x)
-        flat[0] = 100.0                       # a write to flat …
+        flat[0] = 100.0  # a write to flat …
         seen = x.flatten()[0].item() == 100.0
         back = layouts(torch.arange(24.0).reshape(4, 6))[i]
         flat_back, _ = student.flat_view(back)
-        back[(0,) * back.dim()] = -7.0        # … and one to x
+        back[(0,) * back.dim()] = -7.0  # … and one to x
         seen_back = flat_back[0].item() == -7.0
         try:
             x.view(-1)
@@ -296,7 +383,8 @@ def test_flag_tells_the_truth(student):
 def _random_cases(count, seed):
     rng = np.random.default_rng(seed)
     return [
-        (int(rng.integers(1, 14)), int(rng.integers(1, 9)), int(rng.integers(-3, 3))) for _ in range(count)
+        (int(rng.integers(1, 14)), int(rng.integers(1, 9)), int(rng.integers(-3, 3)))
+        for _ in range(count)
     ]
 
 
@@ -307,7 +395,9 @@ def _tensor(length, dim, device="cpu"):
 
 
 @pytest.mark.exercise("chunk", points=4)
-@pytest.mark.parametrize("length, n, dim", _random_cases(40, 0) + [(10, 6, 0), (1, 1, -1), (5, 5, 1), (7, 20, 2)])
+@pytest.mark.parametrize(
+    "length, n, dim", _random_cases(40, 0) + [(10, 6, 0), (1, 1, -1), (5, 5, 1), (7, 20, 2)]
+)
 def test_chunk_matches(student, device, length, n, dim):
     """my_chunk should equal torch.chunk, along every axis, counted from the front or the back."""
     x = _tensor(length, dim, device)
@@ -317,7 +407,9 @@ def test_chunk_matches(student, device, length, n, dim):
 
 
 @pytest.mark.exercise("chunk", points=3)
-@pytest.mark.parametrize("length, size, dim", _random_cases(40, 1) + [(10, 3, 0), (4, 9, 1), (6, 6, -1), (9, 1, 2)])
+@pytest.mark.parametrize(
+    "length, size, dim", _random_cases(40, 1) + [(10, 3, 0), (4, 9, 1), (6, 6, -1), (9, 1, 2)]
+)
 def test_split_by_size(student, device, length, size, dim):
     """my_split with an int should cut pieces of this length, the last one shorter where needed."""
     x = _tensor(length, dim, device)
@@ -327,7 +419,9 @@ def test_split_by_size(student, device, length, size, dim):
 
 
 @pytest.mark.exercise("chunk", points=3)
-@pytest.mark.parametrize("sizes, dim", [([9], 0), ([4, 5], 0), ([1, 2, 3, 3], 1), ([5, 1, 3], -1), ([3, 3, 3], -2)])
+@pytest.mark.parametrize(
+    "sizes, dim", [([9], 0), ([4, 5], 0), ([1, 2, 3, 3], 1), ([5, 1, 3], -1), ([3, 3, 3], -2)]
+)
 def test_split_by_list(student, sizes, dim):
     """my_split with a list should cut exactly these lengths."""
     x = _tensor(9, dim)
@@ -374,7 +468,9 @@ def test_chunk_gradient(student):
         lambda x: student.my_chunk(x, 3, 1)[1], lambda x: torch.chunk(x, 3, 1)[1], randn(2, 7)
     )
     assert_same_gradients(
-        lambda x: student.my_split(x, [2, 5], -1)[0], lambda x: torch.split(x, [2, 5], -1)[0], randn(2, 7)
+        lambda x: student.my_split(x, [2, 5], -1)[0],
+        lambda x: torch.split(x, [2, 5], -1)[0],
+        randn(2, 7),
     )
 
 
@@ -386,7 +482,20 @@ def _numpy_centres(h, w, stride):
     return torch.from_numpy(np.stack([x, y], axis=-1).reshape(-1, 2) * stride).float()
 
 
-SIZES = [(1, 1), (1, 5), (6, 1), (2, 3), (3, 2), (4, 4), (5, 7), (7, 5), (1, 12), (13, 1), (10, 3), (16, 20)]
+SIZES = [
+    (1, 1),
+    (1, 5),
+    (6, 1),
+    (2, 3),
+    (3, 2),
+    (4, 4),
+    (5, 7),
+    (7, 5),
+    (1, 12),
+    (13, 1),
+    (10, 3),
+    (16, 20),
+]
 
 
 @pytest.mark.exercise("grid", points=6)
@@ -428,8 +537,16 @@ def test_grid_errors(student, h, w):
 
 @pytest.mark.exercise("topk", points=5)
 @pytest.mark.parametrize(
-    "shape, k, dim", [((9,), 4, -1), ((5, 7), 3, -1), ((5, 7), 2, 0), ((2, 3, 6), 2, 1), ((2, 3, 6), 5, -1),
-                      ((1, 4), 1, 0), ((6, 1), 4, -2)]
+    "shape, k, dim",
+    [
+        ((9,), 4, -1),
+        ((5, 7), 3, -1),
+        ((5, 7), 2, 0),
+        ((2, 3, 6), 2, 1),
+        ((2, 3, 6), 5, -1),
+        ((1, 4), 1, 0),
+        ((6, 1), 4, -2),
+    ],
 )
 @pytest.mark.parametrize("largest", [True, False])
 def test_topk_values(student, device, shape, k, dim, largest):
@@ -476,7 +593,11 @@ def test_topk_extreme_k(student, shape, dim):
     values, indices = student.my_topk(x, 0, dim)
     assert_shape(values, torch.topk(x, 0, dim).values.shape, "the values for k = 0")
     assert_shape(indices, values.shape, "the indices for k = 0")
-    assert_close(student.my_topk(x, length, dim)[0], x.sort(dim, descending=True).values, what="the values for k = L")
+    assert_close(
+        student.my_topk(x, length, dim)[0],
+        x.sort(dim, descending=True).values,
+        what="the values for k = L",
+    )
     for k in (length + 1, length + 4, -1):
         with raises((ValueError, RuntimeError, IndexError)):
             student.my_topk(x, k, dim)
@@ -511,8 +632,16 @@ def _run_torch(p, gradient, steps, lr=0.1, b1=0.9, b2=0.999, eps=1e-8):
 
 
 @pytest.mark.exercise("adamstep", points=5)
-@pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 1, 3), (), (1,)])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    "shape, dtype",
+    [
+        ((5,), torch.float64),
+        ((3, 4), torch.float32),
+        ((2, 1, 3), torch.float64),
+        ((), torch.float64),
+        ((1,), torch.float32),
+    ],
+)
 def test_twenty_steps(student, device, shape, dtype):
     """Twenty steps should end where torch.optim.Adam ends."""
     p = randn(1, *shape, dtype=dtype, device=device)[0]
@@ -523,22 +652,30 @@ def test_twenty_steps(student, device, shape, dtype):
 
     tolerance = 1e-6 if dtype == torch.float32 else 1e-9
     assert_close(
-        _run_adam(student, p, gradient, 20), _run_torch(p, gradient, 20), what="the parameter p after 20 steps",
-        rtol=1e-5 if dtype == torch.float32 else 1e-7, atol=tolerance,
+        _run_adam(student, p, gradient, 20),
+        _run_torch(p, gradient, 20),
+        what="the parameter p after 20 steps",
+        rtol=1e-5 if dtype == torch.float32 else 1e-7,
+        atol=tolerance,
     )
 
 
 @pytest.mark.exercise("adamstep", points=3)
 @pytest.mark.parametrize(
-    "settings", [dict(lr=0.01, b1=0.5, b2=0.9, eps=1e-8), dict(lr=1.0, b1=0.9, b2=0.99, eps=0.1),
-                 dict(lr=0.3, b1=0.0, b2=0.5, eps=1e-3)]
+    "settings",
+    [
+        dict(lr=0.01, b1=0.5, b2=0.9, eps=1e-8),
+        dict(lr=1.0, b1=0.9, b2=0.99, eps=0.1),
+        dict(lr=0.3, b1=0.0, b2=0.5, eps=1e-3),
+    ],
 )
 def test_other_settings(student, settings):
     """lr, b1, b2 and eps should act as in torch.optim.Adam; eps is added after the root."""
     p = randn(7)
     gradient = torch.sin
     assert_close(
-        _run_adam(student, p, gradient, 5, **settings), _run_torch(p, gradient, 5, **settings),
+        _run_adam(student, p, gradient, 5, **settings),
+        _run_torch(p, gradient, 5, **settings),
         what="the parameter p after 5 steps",
     )
 
@@ -561,7 +698,7 @@ def test_running_means(student):
 @probe
 def in_place(student):
     whole = torch.arange(1.0, 13.0, dtype=torch.float64).reshape(3, 4)
-    p = whole.t()[1:]                     # a view of other memory, not contiguous
+    p = whole.t()[1:]  # a view of other memory, not contiguous
     g = torch.linspace(-1, 2, p.numel(), dtype=torch.float64).reshape(p.shape)
     m, v = torch.zeros_like(p), torch.zeros_like(p)
     before = [t.data_ptr() for t in (p, m, v)]
@@ -580,7 +717,9 @@ def test_in_place(student):
     """p, m and v should be written where they lie, so that other views see the step; nothing is returned."""
     report = student.run(in_place)
     assert_true(report["returns None"], "The function should return None.")
-    assert_true(report["same addresses"] and report["all written"], "p, m and v should be updated in place.")
+    assert_true(
+        report["same addresses"] and report["all written"], "p, m and v should be updated in place."
+    )
     assert_true(report["seen by others"], "A view of the parameters should see the step.")
 
 
