@@ -139,7 +139,9 @@ class _Names:
 
     def _is_method(self, method: ast.Attribute, forbidden: str) -> bool:
         """`x.matmul(y)`: a tensor method, as far as one can tell without running it."""
-        if method.attr in self.methods or isinstance(method.value, ast.Constant):
+        if self.path(method) or method.attr in self.methods:
+            return False
+        if isinstance(method.value, ast.Constant):  # a text's
             return False
         return callable(getattr(torch.Tensor, method.attr, None)) and _same(
             f"torch.Tensor.{method.attr}", forbidden

@@ -9,8 +9,10 @@ from __future__ import annotations
 import csv
 import functools
 import hashlib
+import io
 import json
 import multiprocessing
+import multiprocessing.util
 import os
 import platform
 import signal
@@ -161,6 +163,7 @@ def _start_process() -> None:
     # Ctrl-C is the main process's to handle: a submission under way is finished first.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    multiprocessing.util.Finalize(None, close_slot, exitpriority=10)
 
 
 class Slot:
@@ -211,14 +214,24 @@ class Blanks(Mapping[str, Blank]):
         return len(self.ids)
 
 
-@functools.lru_cache(1)
+_current: Slot | None = None
+
+
 def _slot(root: Path, device: str) -> Slot:
-    return Slot(root, device)
+    """This process's slot; one at a time, since its zygote takes much memory."""
+    global _current
+    if _current is None or (_current.root, _current.device) != (root, device):
+        close_slot()
+        _current = Slot(root, device)
+    return _current
 
 
 def close_slot() -> None:
     """End what this process keeps for grading."""
-    _slot.cache_clear()
+    global _current
+    if _current is not None:
+        _current.workers.close()
+        _current = None
 
 
 # --- one student -----------------------------------------------------------------------------
@@ -238,8 +251,9 @@ def grade_student(entries: Sequence[Entry], settings: Settings) -> list[Row]:
         same = [r for r, _ in done if r is not record and r["chapter"] == record["chapter"]]
         is_last = record is counting and record["chapter"] is not None
         record["supersedes"] = [r["file"] for r in same] if is_last else []
-        _write(record, settings.out)
         rows.append(_row(record, fresh))
+    written = {_write(record, settings.out) for record, _ in done}
+    _forget(entries[0].student, [record for record, _ in done], written, settings.out)
     return rows
 
 
@@ -342,6 +356,7 @@ def _record(
     }
 
 
+SCHEMA = json.loads(Path(__file__).with_name("record.schema.json").read_text(encoding="utf-8"))
 VERSIONS = {
     "python": platform.python_version(),
     "torch": torch.__version__,
@@ -403,30 +418,44 @@ def _stored(entry: Entry, data: bytes, settings: Settings, slot: Slot) -> Record
 
 def read_records(folder: Path) -> list[Record]:
     """All records below a folder; what is none is passed over."""
-    records = []
-    for path in sorted(folder.rglob("*.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(record, dict) and record.keys() >= {"student", "chapter", "hashes"}:
-            records.append(record)
-    return records
+    records = (read_record(path) for path in sorted(folder.rglob("*.json")))
+    return [record for record in records if record is not None]
 
 
-def _write(record: Record, out: Path) -> None:
-    """Write a record whole or not at all."""
+def read_record(path: Path) -> Record | None:
+    """A record; None where the file is none of this version."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and {*record} == {*SCHEMA["required"]} else None
+
+
+def _forget(student: str, records: Sequence[Record], written: set[Path], out: Path) -> None:
+    """Delete what an earlier run said of the same files at another place."""
+    files, chapters = {r["file"] for r in records}, {r["chapter"] for r in records}
+    for path in (out / student).rglob("*.json"):
+        old = read_record(path) if path not in written else None
+        if old and old["file"] in files and old["chapter"] in {*chapters, None}:
+            path.unlink()
+
+
+def _write(record: Record, out: Path) -> Path:
+    """Write a record whole or not at all; returns where."""
     digest = record["hashes"]["submission"][:8]
-    folder, name = out / record["student"], record["chapter"] or f"{record['status']}-{digest}"
+    unnamed = f"{record['status'].replace(' ', '-')}-{digest}"
+    folder, name = out / record["student"], record["chapter"] or unnamed
     if record["superseded_by"] is not None:
         folder, name = folder / EARLIER, f"{name}-{digest}"
-    write_atomically(folder / f"{name}.json", json.dumps(record, ensure_ascii=False, indent=1))
+    path = folder / f"{name}.json"
+    _write_text(path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+    return path
 
 
-def write_atomically(path: Path, text: str) -> None:
+def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text + "\n", encoding="utf-8")
+    partial.write_text(text, encoding="utf-8", newline="")
     os.replace(partial, path)
 
 
@@ -467,15 +496,13 @@ def write_gradebook(out: Path, root: Path) -> Path:
     present = {name for of_student in scores.values() for name in of_student}
     columns = [c for c in syllabus(root) if c in present]
     worth = {name: of[name]["max"] for of in scores.values() for name in of}
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["student", *columns, "total", "max"])
+    for student, of_student in sorted(scores.items()):
+        points = [of_student[c]["score"] if c in of_student else "" for c in columns]
+        total = sum(p for p in points if p != "")
+        writer.writerow([student, *points, total, sum(worth[c] for c in columns)])
     path = out / "gradebook.csv"
-    out.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(".gradebook.csv.partial")
-    with open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["student", *columns, "total", "max"])
-        for student, of_student in sorted(scores.items()):
-            points = [of_student[c]["score"] if c in of_student else "" for c in columns]
-            total = sum(p for p in points if p != "")
-            writer.writerow([student, *points, total, sum(worth[c] for c in columns)])
-    os.replace(partial, path)
+    _write_text(path, text.getvalue())
     return path

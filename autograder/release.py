@@ -36,6 +36,7 @@ from autograder.chapters import (
 )
 from autograder.markdown import MystError, PlainMarkdown, read_bibliography
 
+CHECKED = "# NBVAL_CHECK_OUTPUT"
 CELL_SECONDS = 300  # a cell that takes longer hangs
 KEPT = ("exercise", "points", "minutes", "difficulty", "forbid", "setup", "tags")
 
@@ -310,7 +311,7 @@ def _expected_text(
     outputs: Sequence[NotebookNode], cell: NotebookNode
 ) -> tuple[list[NotebookNode], int | None]:
     """The printed text of a checked cell, which nbval compares; nothing of any other."""
-    if not cell.source.startswith("# NBVAL_CHECK_OUTPUT"):
+    if not cell.source.startswith(CHECKED):
         return [], None
     kept = []
     for output in outputs:
@@ -327,11 +328,17 @@ def _expected_text(
 
 
 def _stubbed(cell: NotebookNode) -> str:
-    return stub_of(cell.source) if "exercise" in cell.metadata else cell.source
+    if "exercise" in cell.metadata:
+        return stub_of(cell.source)
+    return cell.source.removeprefix(CHECKED).lstrip("\n")
 
 
 def _kept(cell: NotebookNode) -> dict[str, Any]:
-    return {key: copy.deepcopy(cell.metadata[key]) for key in KEPT if key in cell.metadata}
+    kept = {key: copy.deepcopy(cell.metadata[key]) for key in KEPT if key in cell.metadata}
+    if cell.source.startswith(CHECKED):
+        # nbval knows the comment and the tag; a reader is better off with the tag.
+        kept["tags"] = [*kept.get("tags", []), "nbval-check-output"]
+    return kept
 
 
 def _notebook(chapter: Chapter, cells: list[NotebookNode], course: dict[str, Any]) -> NotebookNode:

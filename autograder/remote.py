@@ -50,11 +50,11 @@ class Channel:
 
     Args:
         sock: connected to the worker.
-        cause: says why the worker is gone, called when it turns out to be; "" for no idea.
     """
 
-    def __init__(self, sock: socket.socket, cause: Callable[[], str] = lambda: ""):
-        self._sock, self._cause = sock, cause
+    def __init__(self, sock: socket.socket):
+        self._sock = sock
+        self.cause: Callable[[], str] = lambda: ""  # asked for the reason when the worker is gone
         self.deadline = math.inf  # a time.monotonic()
         self.limit = math.inf  # the seconds that led to this deadline, for the message
         self.lost: AnswerLost | None = None
@@ -72,7 +72,7 @@ class Channel:
         except TimeoutError:
             raise self.lose("timed out", f"It did not finish within {self.limit:g} s.") from None
         except (EOFError, OSError):
-            reason = self._cause() or "The process ended without an answer."
+            reason = self.cause() or "The process ended without an answer."
             raise self.lose("crashed", reason) from None
         except WireError as error:
             raise self.lose("crashed", f"Its answer is not readable: {error}") from None
@@ -150,6 +150,8 @@ class Client(Peer):
             if header["graph"]:
                 self._continue_graph(reply, header["graph"])
             targets = [(reply.value(["same", n]), reply.value(g)) for n, g in header["gradients"]]
+            if not all(t.requires_grad and t.shape == g.shape for t, g in targets):
+                raise WireError("The message holds a malformed gradient.")
             self.forget(header["farewell"])
         except WireError:
             raise

@@ -131,7 +131,9 @@ class StudentZygote:
                 start_new_session=True,
             )
         self._control.settimeout(_START_SECONDS)
-        settings = {"imports": [*WARM_IMPORTS, *imports], "scratch": str(self._scratch)}
+        # The names may come from a submission, and what is imported here, every student can read.
+        public = [name for name in imports if name.partition(".")[0] not in ("solutions", "tests")]
+        settings = {"imports": [*WARM_IMPORTS, *public], "scratch": str(self._scratch)}
         try:
             self._request(settings)
         except ZygoteError:
@@ -150,7 +152,7 @@ class StudentZygote:
         with theirs:
             pid = self._request({}, theirs.fileno())["pid"]
         worker = Spawned(Channel(ours), pid, self)
-        worker.channel._cause = worker.cause
+        worker.channel.cause = worker.cause
         return worker
 
     def spawn(self, cells: Sequence[Cell], limits: Limits = Limits()) -> StudentProcess:

@@ -171,10 +171,11 @@ def _time(member: zipfile.ZipInfo) -> float:
 
 def _inside_root(files: list[File], chapters: Sequence[str]) -> list[File]:
     """Without what an archive has around its students: a folder of the class, `submitted`."""
+    inside = [f for f in files if "submitted" in f[0][:-1]]
+    if inside:
+        return [(p[p.index("submitted") + 1 :], source, time) for p, source, time in inside]
     while True:
         roots = {parts[0] for parts, _, _ in files}
-        if "submitted" in roots:
-            return [(p[1:], source, time) for p, source, time in files if p[0] == "submitted"]
         if len(roots) != 1 or any(len(parts) == 1 for parts, _, _ in files):
             return files
         below = {_without_chapter(PurePosixPath(p[1]).stem, chapters) for p, _, _ in files}

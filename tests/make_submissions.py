@@ -69,7 +69,7 @@ def variants(chapter: Chapter, other: Chapter | None = None) -> list[Made]:
         Made("no-cell", encoded(without_cell(right, first.id)), rest),
         Made("loops", with_first(hostile(first.names, "while True: pass")), rest),
         Made("exits", with_first(hostile(first.names, "__import__('os')._exit(0)")), rest),
-        Made("loops-beside", with_first(f"{first.reference}\nx = list(iter(int, 1))"), total),
+        Made("loops-beside", with_first(f"{first.reference}\nx = max(iter(int, 1))"), total),
         Made("cut-off", encoded(right)[: len(encoded(right)) // 2], 0, "unreadable"),
         Made("empty", b"", 0, "unreadable"),
         Made("pdf", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3", 0, "unreadable"),

@@ -306,7 +306,7 @@ def touch(folder, *names):
         (["alice/mini.ipynb", "alice/data.csv", "alice/notes.txt", "roster.csv"], ["alice"]),
         (["alice/answers.pdf", "bob/mini.ipynb"], ["alice", "bob"]),
         (["alice/.ipynb_checkpoints/mini.ipynb", "alice/mini.ipynb"], ["alice"]),
-        (["=cmd().ipynb", "..x.ipynb"], ["cmd", "x"]),
+        (["=cmd().ipynb", ".hidden.ipynb"], ["cmd"]),
     ],
 )
 def test_students_are_found_in_common_layouts(tmp_path, names, expected):
@@ -368,8 +368,9 @@ def test_links_to_files_of_others_are_not_followed(tmp_path):
 def test_what_holds_no_submissions_is_said(tmp_path):
     (tmp_path / "bad.zip").write_bytes(b"not a zip")
     (tmp_path / "nothing").mkdir()
-    for name, says in [("gone", "There is no"), ("bad.zip", "not a zip"), ("nothing", "no notebooks")]:
-        with pytest.raises(CollectError, match=says):
+    sentences = {"gone": "There is no", "bad.zip": "not a zip", "nothing": "no notebooks"}
+    for name, sentence in sentences.items():
+        with pytest.raises(CollectError, match=sentence):
             collect([tmp_path / name], ["mini"])
 
 

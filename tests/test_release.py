@@ -41,6 +41,8 @@ def test_release(released):
     # The student notebook has neither outputs nor secrets, but for the text of checked cells.
     outputs = [cell.outputs for cell in student.cells if cell.get("outputs")]
     assert [o[0]["text"] for o in outputs] == ["tensor([0, 2, 4])\n"]
+    checked = [c for c in student.cells if "nbval-check-output" in c.metadata.get("tags", [])]
+    assert [c.source.splitlines()[0][:5] for c in checked] == ["twice"]
     for path in (root / "book/chapters/mini.ipynb", root / "notebooks/mini.ipynb"):
         text = path.read_text()
         assert not [secret for secret in SECRETS if secret in text]

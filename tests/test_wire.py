@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from autograder import wire
+from autograder.remote import Channel, Client
 from autograder.wire import Decoder, Encoder, Peer, WireError
+from course.testing import AnswerLost
 
 
 class Line:
@@ -349,3 +351,54 @@ def test_random_nodes_give_a_value_or_a_wire_error(tag, rest):
         decode([tag, *rest], [bytes(16)], [1])
     except WireError as error:
         assert str(error).count("\n") == 0
+
+
+REPLY = {
+    "new": [], "dirty": [], "states": [], "value": 1, "containers": [], "graph": None,
+    "gradients": [], "farewell": [[], []], "sizes": [],
+}  # fmt: skip
+
+
+def ask(reply, *args):
+    """What the tests' end makes of a worker that sends this reply."""
+    a, b = socket.socketpair()
+    with a, b:
+        client = Client(Channel(a))
+        channel = client.channel
+        channel.exchange = lambda header, tail, payload: (reply, [])
+        return client.request("call", 1, args, {})
+
+
+def test_a_plain_reply_is_read():
+    assert ask(REPLY) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"value": ["probe", 1, ["import os", "f"]]}, {"value": ["module", 1, {}]},
+        {"value": ["name", "torch", "compile"]}, {"value": ["name", "numpy", "fromfile"]},
+        {"value": ["handle", 1, {}]}, {"value": ["handle", [], 3]}, {"value": ["remote", 1, {}]},
+        {"value": ["remote", 1, {"extra": ["dict", []]}]}, {"states": [[1, {}]]}, {"states": 3},
+        {"states": [[0, {"dtype": "float32"}]]}, {"error": {}}, {"error": 3}, {"graph": {"id": 1}},
+        {"graph": {"id": 1, "leaves": [3], "rebased": []}}, {"gradients": [[0, 1]]},
+        {"graph": {"id": 1, "leaves": [], "rebased": [5]}}, {"farewell": 1}, {"farewell": [[]]},
+        {"containers": [[0, ["dict", []]]]}, {"containers": [[9, ["list", []]]]},
+        {"containers": [[0, ["list", [["yours", 0]]]]]}, {"new": None}, {"dirty": [1]},
+        {"error": {"type": "E", "message": "", "mro": [], "args": [], "frames": []}},
+        {"error": {"type": "E", "message": "", "mro": ["x"], "args": [[]], "frames": [1]}},
+    ],
+    ids=lambda change: json.dumps(change)[:60],
+)  # fmt: skip
+def test_hostile_replies_end_the_line(change):
+    with pytest.raises(AnswerLost, match="not readable"):
+        ask({**REPLY, **change}, [1], torch.zeros(2))
+
+
+@given(st.dictionaries(st.sampled_from([*REPLY, "error"]), NODES, min_size=1, max_size=3))
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_random_replies_give_a_value_or_end_the_line(change):
+    try:
+        ask({**REPLY, **change}, [1], torch.zeros(2))
+    except AnswerLost as lost:
+        assert lost.status == "crashed"
