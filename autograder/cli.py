@@ -18,11 +18,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 # Exit statuses: fine, found something, could not run.
 FOUND, FAILED = 1, 2
+SHOWN_NOTES = 3
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -252,20 +254,15 @@ def _print_table(rows: list[Any], folder: Path) -> None:
     table.columns[2].justify = "right"
     for row in rows:
         score = f"{row.score:g} of {row.max:g}" if row.counts else "–"
-        cells = row.student, row.chapter or "?", score, ", ".join(row.unfinished)
-        table.add_row(*map(_plain, cells), _plain("\n".join(row.notes)))
+        more = len(row.notes) - SHOWN_NOTES
+        notes = [*row.notes[:SHOWN_NOTES], *([f"… and {more} more, in the record"] * (more > 0))]
+        cells = row.student, row.chapter or "?", score, ", ".join(row.unfinished), "\n".join(notes)
+        table.add_row(*map(escape, cells))
     out.print(table)
     kept = sum(not row.fresh for row in rows)
     again = f", {kept} of them unchanged since an earlier run" if kept else ""
     text = f"{len(rows)} submissions{again}. Records and gradebook.csv are in {folder}."
     out.print(text, markup=False, highlight=False)
-
-
-def _plain(text: str) -> str:
-    """A text that may hold brackets, shown as it is."""
-    from rich.markup import escape
-
-    return escape(text)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ that watch the running code (`does_not_call`).
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,30 +26,39 @@ class Use:
 
 
 def forbidden_uses(
-    code: Iterable[tuple[str, ast.stmt]], context: Sequence[ast.stmt], forbid: Sequence[str]
+    code: Iterable[tuple[str, ast.stmt]], names: Names, forbid: Sequence[str]
 ) -> list[Use]:
-    """Uses of forbidden functions in an exercise's code.
+    """Uses of forbidden functions in an exercise's code, at most one a line.
 
     Args:
         code: (cell, statement): the exercise's, and those of helpers that it uses.
-        context: the notebook's top-level statements; imports and assignments give names a meaning.
+        names: what names mean in this notebook.
         forbid: dotted names such as `torch.nn.functional.conv2d`.
     """
     if not forbid:
         return []
-    code = list(code)
-    names = _Names([*context, *(statement for _, statement in code)])
-    found = []
+    found: dict[tuple[str, int], Use] = {}
+    canonical = {_canonical(path) for path in forbid}
+    objects = [thing for path in forbid if (thing := _object(path)) is not None]
+    last = {path.split(".")[-1] for path in forbid}
+
+    def is_forbidden(path: str) -> bool:
+        if path.startswith(("torch.ops.", "torch._")):  # the same functions by their inner names
+            return not last.isdisjoint(path.split("."))
+        if _canonical(path) in canonical:
+            return True
+        thing = _object(path)
+        return thing is not None and any(thing is one for one in objects)
+
     for where, statement in code:
-        for node in _expressions(statement):
-            if any(names.means(node, path) for path in forbid):
+        for node in _running(statement):
+            if any(map(is_forbidden, names.reached(node))):
                 text = ast.unparse(node).splitlines()[0][:60]
-                found.append(Use(text, node.lineno, where))
-    # `F.conv2d` and the `F.conv2d(x)` around it are one use; the outermost comes first
-    return list({(use.where, use.line): use for use in reversed(found)}.values())[::-1]
+                found.setdefault((where, node.lineno), Use(text, node.lineno, where))
+    return list(found.values())
 
 
-def _expressions(node: ast.AST) -> Iterator[ast.AST]:
+def _running(node: ast.AST) -> Iterator[ast.AST]:
     """The nodes that run: without annotations and the types that isinstance is asked for."""
     yield node
     for name, value in ast.iter_fields(node):
@@ -58,10 +68,12 @@ def _expressions(node: ast.AST) -> Iterator[ast.AST]:
             value = value[:1]
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST):
-                yield from _expressions(child)
+                yield from _running(child)
 
 
 TYPE_TESTS = ("isinstance", "issubclass")
+IMPORTS = ("__import__", "import_module")
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def _called(call: ast.Call) -> str:
@@ -69,23 +81,27 @@ def _called(call: ast.Call) -> str:
     return getattr(function, "id", "") or getattr(function, "attr", "")
 
 
-DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+class Names:
+    """What the names of a notebook stand for, as dotted paths into libraries.
 
+    Args:
+        statements: its top-level statements; imports and assignments give names a meaning.
+    """
 
-class _Names:
-    """What the names of a notebook stand for, as dotted paths into libraries."""
-
-    def __init__(self, context: Sequence[ast.stmt]):
+    def __init__(self, statements: Iterable[ast.stmt]):
+        statements = list(statements)
         self.paths: dict[str, str] = {}
         self.stars: list[str] = []  # modules imported with *
-        nodes = [node for tree in context for node in ast.walk(tree)]
-        self.own = {node.name for node in context if isinstance(node, DEFINITIONS)}
-        self.methods = {node.name for node in nodes if isinstance(node, DEFINITIONS)}
-        for node in nodes:
-            self._learn(node)
+        self.own = {node.name for node in statements if isinstance(node, DEFINITIONS)}
+        self.methods: set[str] = set()
+        for statement in statements:
+            for node in ast.walk(statement):
+                self._learn(node)
 
     def _learn(self, node: ast.AST) -> None:
-        if isinstance(node, ast.Import):
+        if isinstance(node, DEFINITIONS):
+            self.methods.add(node.name)
+        elif isinstance(node, ast.Import):
             for alias in node.names:
                 first = alias.name.split(".")[0]
                 self.paths[alias.asname or first] = alias.name if alias.asname else first
@@ -124,40 +140,26 @@ class _Names:
                 return None
         return f"{base}.{last}" if base else None
 
-    def means(self, node: ast.AST, forbidden: str) -> bool:
-        """Whether an expression (or an import) gets hold of the forbidden function."""
+    def reached(self, node: ast.AST) -> list[str]:
+        """The library functions that a node itself gets hold of, as dotted paths."""
         if isinstance(node, ast.ImportFrom):
-            return any(_same(f"{node.module}.{alias.name}", forbidden) for alias in node.names)
+            return [f"{node.module}.{alias.name}" for alias in node.names]
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
-            return _same("torch.matmul", forbidden)
-        path = self.path(node)
-        if path:
-            return _same(path, forbidden)
+            return ["torch.matmul"]
+        if path := self.path(node):
+            return [path]
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            return self._is_method(node.func, forbidden)
-        return False
+            return self._tensor_method(node.func)
+        return []
 
-    def _is_method(self, method: ast.Attribute, forbidden: str) -> bool:
-        """`x.matmul(y)`: a tensor method, as far as one can tell without running it."""
+    def _tensor_method(self, method: ast.Attribute) -> list[str]:
+        """`x.matmul(y)`: a tensor's, as far as one can tell without running it."""
         if self.path(method) or method.attr in self.methods:
-            return False
+            return []
         if isinstance(method.value, ast.Constant):  # a text's
-            return False
-        return callable(getattr(torch.Tensor, method.attr, None)) and _same(
-            f"torch.Tensor.{method.attr}", forbidden
-        )
-
-
-IMPORTS = ("__import__", "import_module")
-
-
-def _same(path: str, forbidden: str) -> bool:
-    if path.startswith(("torch.ops.", "torch._")):  # the same functions by their inner names
-        return forbidden.split(".")[-1] in path.split(".")
-    if _canonical(path) == _canonical(forbidden):
-        return True
-    one, other = _object(path), _object(forbidden)
-    return one is not None and one is other
+            return []
+        known = callable(getattr(torch.Tensor, method.attr, None))
+        return [f"torch.Tensor.{method.attr}"] if known else []
 
 
 def _canonical(path: str) -> str:
@@ -168,6 +170,7 @@ def _canonical(path: str) -> str:
     return path
 
 
+@functools.lru_cache(4096)
 def _object(path: str) -> Any:
     """The thing at a dotted path of torch or NumPy; None if there is none."""
     first, *rest = path.split(".")

@@ -19,7 +19,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,8 @@ class Settings:
     chapter: str | None = None
     device: str = "cpu"
     full: bool = False
-    force: bool = False
     seconds: float = TEST_SECONDS
+    hashes: Mapping[str | None, str] = field(default_factory=dict)  # see `tests_hash`
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,19 @@ def grade(
     if chapter:
         load(chapter, root)  # raises, with the names that there are
     entries = collect(paths, ids)
-    settings = Settings(root, out, chapter, device, full, force, seconds)
-    students = [list(group) for _, group in groupby(entries, key=lambda e: e.student)]
-    jobs = max(1, min(jobs or os.cpu_count() or 1, len(students)))
+    hashes = {name: tests_hash(root, name) for name in (*ids, None)}
+    settings = Settings(root, out, chapter, device, full, seconds, hashes)
     rows: list[Row] = []
-    progress(0, len(entries))
-    for graded in _map(students, settings, executor, jobs):
+    todo: list[list[Entry]] = []
+    for _, group in groupby(entries, key=lambda e: e.student):
+        student = list(group)
+        stored = [] if force else [_stored(entry, settings) for entry in student]
+        if stored and None not in stored:
+            rows += _finish([(record, False) for record in stored], settings)
+        else:
+            todo.append(student)
+    progress(len(rows), len(entries))
+    for graded in _map(todo, settings, force, executor, jobs or os.cpu_count() or 1):
         rows += graded
         progress(len(rows), len(entries))
     write_gradebook(out, root)
@@ -125,12 +132,18 @@ def grade(
 
 
 def _map(
-    students: Sequence[list[Entry]], settings: Settings, executor: Executor | None, jobs: int
+    students: Sequence[list[Entry]],
+    settings: Settings,
+    force: bool,
+    executor: Executor | None,
+    jobs: int,
 ) -> Iterator[list[Row]]:
     """Grade students in any order; one that breaks its process is tried once more, alone."""
+    if not students:
+        return
     lost: list[list[Entry]] = []
-    own = executor or processes(jobs)
-    futures = {own.submit(grade_student, entries, settings): entries for entries in students}
+    own = executor or processes(min(jobs, len(students)))
+    futures = {own.submit(grade_student, e, settings, force): e for e in students}
     try:
         for future in as_completed(futures):
             try:
@@ -145,7 +158,7 @@ def _map(
     for entries in lost:
         with processes(1) as alone:
             try:
-                yield alone.submit(grade_student, entries, settings).result()
+                yield alone.submit(grade_student, entries, settings, force).result()
             except BrokenExecutor:
                 reason = "The grader's process died; grade this student alone to see why."
                 yield [_row(_failed(entry, settings, reason), True) for entry in entries]
@@ -169,10 +182,10 @@ def _start_process() -> None:
 class Slot:
     """What one grading process keeps between submissions."""
 
-    def __init__(self, root: Path, device: str):
-        self.root, self.device = root, device
+    def __init__(self, settings: Settings):
+        self.root, self.device, self.hashes = settings.root, settings.device, settings.hashes
         self.workers = Workers()
-        self.blanks = Blanks(root)
+        self.blanks = Blanks(self.root)
 
     @functools.cache  # noqa: B019, a slot lives as long as its process
     def chapter(self, name: str) -> Chapter:
@@ -182,16 +195,16 @@ class Slot:
     def diagnosis(self, name: str) -> Diagnosis:
         return Diagnosis(self.chapter(name), self.device)
 
-    @functools.cache  # noqa: B019
-    def tests_hash(self, name: str | None) -> str:
-        """Of everything but the submission that a record depends on."""
-        files = [*Path(__file__).parent.glob("*.py"), self.root / "course" / "testing.py"]
-        if name is not None:
-            files += (self.root / "solutions" / name).glob("*")
-        digest = hashlib.sha256()
-        for file in sorted(filter(Path.is_file, files)):
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
-        return digest.hexdigest()
+
+def tests_hash(root: Path, chapter: str | None) -> str:
+    """Of everything but the submission that a record depends on."""
+    files = [*Path(__file__).parent.glob("*.py"), root / "course" / "testing.py"]
+    if chapter is not None:
+        files += (root / "solutions" / chapter).glob("*")
+    digest = hashlib.sha256()
+    for file in sorted(filter(Path.is_file, files)):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
 
 
 class Blanks(Mapping[str, Blank]):
@@ -217,12 +230,13 @@ class Blanks(Mapping[str, Blank]):
 _current: Slot | None = None
 
 
-def _slot(root: Path, device: str) -> Slot:
+def _slot(settings: Settings) -> Slot:
     """This process's slot; one at a time, since its zygote takes much memory."""
     global _current
-    if _current is None or (_current.root, _current.device) != (root, device):
+    wanted = settings.root, settings.device, settings.hashes
+    if _current is None or (_current.root, _current.device, _current.hashes) != wanted:
         close_slot()
-        _current = Slot(root, device)
+        _current = Slot(settings)
     return _current
 
 
@@ -237,34 +251,41 @@ def close_slot() -> None:
 # --- one student -----------------------------------------------------------------------------
 
 
-def grade_student(entries: Sequence[Entry], settings: Settings) -> list[Row]:
+def grade_student(entries: Sequence[Entry], settings: Settings, force: bool) -> list[Row]:
     """Grade all files of one student and write their records; never raises for what is in them."""
-    slot = _slot(settings.root, settings.device)
-    done = [_graded(entry, settings, slot) for entry in entries]
+    done = []
+    for entry in entries:
+        stored = None if force else _stored(entry, settings)
+        done.append((stored or _graded(entry, settings), stored is None))
+    return _finish(done, settings)
+
+
+def _finish(done: Sequence[tuple[Record, bool]], settings: Settings) -> list[Row]:
+    """Decide which of a student's files count, and write the records.
+
+    Args:
+        done: records, the oldest file's first, and whether they are new.
+    """
     last: dict[str, Record] = {}
-    for record, _ in sorted(done, key=lambda pair: pair[0]["status"] == "graded"):  # oldest first
+    for record, _ in sorted(done, key=lambda pair: pair[0]["status"] == "graded"):
         last[record["chapter"] or record["file"]] = record
-    rows = []
-    for record, fresh in done:
+    for record, _ in done:
         counting = last[record["chapter"] or record["file"]]
         record["superseded_by"] = None if record is counting else counting["file"]
         same = [r for r, _ in done if r is not record and r["chapter"] == record["chapter"]]
         is_last = record is counting and record["chapter"] is not None
         record["supersedes"] = [r["file"] for r in same] if is_last else []
-        rows.append(_row(record, fresh))
     written = {_write(record, settings.out) for record, _ in done}
-    _forget(entries[0].student, [record for record, _ in done], written, settings.out)
-    return rows
+    _forget([record for record, _ in done], written, settings.out)
+    return [_row(record, fresh) for record, fresh in done]
 
 
-def _graded(entry: Entry, settings: Settings, slot: Slot) -> tuple[Record, bool]:
-    """The record of a file, and whether it is new."""
+def _graded(entry: Entry, settings: Settings) -> Record:
+    """The record of a file, whatever happens."""
     started = time.perf_counter()
     try:
+        slot = _slot(settings)
         data = entry.source.read()
-        stored = None if settings.force else _stored(entry, data, settings, slot)
-        if stored is not None:
-            return stored | {"file": entry.label}, False
         try:
             record = _grade(entry, data, settings, slot)
         except ZygoteError:  # whatever ended it, a new one may live
@@ -276,7 +297,7 @@ def _graded(entry: Entry, settings: Settings, slot: Slot) -> tuple[Record, bool]
         reason = f"The grader failed on this file ({type(error).__name__}: {error}); report it."
         record = _failed(entry, settings, reason)
     record["seconds"] = round(time.perf_counter() - started, 3)
-    return record, True
+    return record
 
 
 def _grade(entry: Entry, data: bytes, settings: Settings, slot: Slot) -> Record:
@@ -292,9 +313,14 @@ def _grade(entry: Entry, data: bytes, settings: Settings, slot: Slot) -> Record:
         }
         notes = [*submission.notes, *cell_notes(process)]
     if settings.full:
-        released = settings.root / "notebooks" / f"{chapter.id}.ipynb"
-        notes += replay(data, released.read_bytes(), entry.label)
-    return _record(entry, data, settings, slot, "graded", notes, chapter, exercises)
+        notes += _replayed(data, settings.root / "notebooks" / f"{chapter.id}.ipynb", entry.label)
+    return _record(entry, data, settings, "graded", notes, chapter, exercises)
+
+
+def _replayed(data: bytes, released: Path, label: str) -> list[str]:
+    if not released.exists():
+        return [f"Not compared with the reference: run `autograder release {released.stem}`."]
+    return replay(data, released.read_bytes(), label)
 
 
 def _exercise(
@@ -327,7 +353,6 @@ def _record(
     entry: Entry,
     data: bytes,
     settings: Settings,
-    slot: Slot,
     status: str,
     notes: Sequence[str],
     chapter: Chapter | None,
@@ -342,7 +367,7 @@ def _record(
         "supersedes": [],
         "hashes": {
             "submission": hashlib.sha256(data).hexdigest(),
-            "tests": slot.tests_hash(chapter.id if chapter else None),
+            "tests": settings.hashes[chapter.id if chapter else None],
         },
         "status": status,
         "score": sum(e["score"] for e in exercises.values()),
@@ -369,12 +394,11 @@ def _unreadable(
 ) -> Record:
     name = settings.chapter or chapter_in_name(entry.label, slot.blanks)
     chapter = slot.chapter(name) if name else None
-    return _record(entry, data, settings, slot, problem.status, [str(problem)], chapter, {})
+    return _record(entry, data, settings, problem.status, [str(problem)], chapter, {})
 
 
 def _failed(entry: Entry, settings: Settings, reason: str) -> Record:
-    slot = _slot(settings.root, settings.device)
-    return _record(entry, b"", settings, slot, "grader failed", [reason], None, {})
+    return _record(entry, b"", settings, "grader failed", [reason], None, {})
 
 
 def _test(outcome: Outcome) -> dict[str, Any]:
@@ -398,21 +422,22 @@ def _short(text: str) -> str:
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
 
-def _stored(entry: Entry, data: bytes, settings: Settings, slot: Slot) -> Record | None:
+def _stored(entry: Entry, settings: Settings) -> Record | None:
     """The record of an earlier run, if it would come out the same today."""
-    submission = hashlib.sha256(data).hexdigest()
+    try:
+        submission = hashlib.sha256(entry.source.read()).hexdigest()
+    except ReadProblem:
+        return None
     for record in read_records(settings.out / entry.student):
-        chapter = record["chapter"]
         if (
             record["hashes"]["submission"] == submission
+            and record["hashes"]["tests"] == settings.hashes.get(record["chapter"])
             and record["status"] != "grader failed"
             and record["device"] == settings.device
             and record["full"] >= settings.full
-            and settings.chapter in (None, chapter)
-            and (chapter is None or chapter in slot.blanks)
-            and record["hashes"]["tests"] == slot.tests_hash(chapter)
+            and settings.chapter in (None, record["chapter"])
         ):
-            return record
+            return record | {"file": entry.label}
     return None
 
 
@@ -431,10 +456,10 @@ def read_record(path: Path) -> Record | None:
     return record if isinstance(record, dict) and {*record} == {*SCHEMA["required"]} else None
 
 
-def _forget(student: str, records: Sequence[Record], written: set[Path], out: Path) -> None:
+def _forget(records: Sequence[Record], written: set[Path], out: Path) -> None:
     """Delete what an earlier run said of the same files at another place."""
     files, chapters = {r["file"] for r in records}, {r["chapter"] for r in records}
-    for path in (out / student).rglob("*.json"):
+    for path in (out / records[0]["student"]).rglob("*.json"):
         old = read_record(path) if path not in written else None
         if old and old["file"] in files and old["chapter"] in {*chapters, None}:
             path.unlink()
@@ -468,6 +493,9 @@ def _row(record: Record, fresh: bool) -> Row:
         notes.insert(0, f"{record['superseded_by']} is newer and counts instead.")
     if record["supersedes"]:
         notes.insert(0, f"Counts instead of the older {', '.join(record['supersedes'])}.")
+    for name, exercise in record["exercises"].items():
+        if exercise["status"] in LOST:
+            notes.append(f"{name} {exercise['status']}: {exercise['reason']}")
     unfinished = [n for n, e in record["exercises"].items() if e["status"] in UNFINISHED]
     return Row(
         record["student"],
@@ -483,7 +511,8 @@ def _row(record: Record, fresh: bool) -> Row:
     )
 
 
-UNFINISHED = ("not attempted", "missing")
+UNFINISHED = "not attempted", "missing"
+LOST = "forbidden", "timed out", "crashed"
 
 
 def write_gradebook(out: Path, root: Path) -> Path:

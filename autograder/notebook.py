@@ -13,11 +13,11 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from autograder.chapters import Chapter, defined_names, stub_of
-from autograder.forbidden import forbidden_uses
+from autograder.forbidden import Names, forbidden_uses
 
 MAX_BYTES = 32 * 2**20
 MAX_DEPTH = 150  # of nested syntax
@@ -304,6 +304,7 @@ TRANSPARENT = ("%%time", "%%timeit", "%%capture", "%%prun")
 MAGIC = re.compile(r"^(\s*)(?:[%!?].*|[\w.]+\?+\s*|[\w, ]+=\s*[%!].*)$", re.M)
 
 
+@lru_cache(512)  # most cells of a submission are those of the one before
 def parse(source: str) -> tuple[str, dict[ast.stmt, str]]:
     """The Python of a cell, with IPython's magics as `pass`, and its statements.
 
@@ -507,6 +508,11 @@ class _Reader:
             wanted = _free_in(used) - self.defined
         self.kept.sort(key=lambda s: (s.cell.number, s.node.lineno, s.node.col_offset))
 
+    @cached_property
+    def meaning(self) -> Names:
+        """What names mean in this notebook."""
+        return Names([*self.setup, *(s.node for s in self.kept)])
+
     def submission(self) -> Submission:
         attempts = {q.id: self._attempt(q) for q in self.blank.questions.values()}
         self._note_lost_metadata(attempts)
@@ -531,8 +537,7 @@ class _Reader:
             return Attempt(question.id, "not attempted", "Not attempted.")
         self._note_oddities(question, answers)
         code = [(s.cell.where, s.node) for s in self._with_helpers(answers)]
-        context = [*self.setup, *(s.node for s in self.kept)]
-        uses = forbidden_uses(code, context, question.forbid)
+        uses = forbidden_uses(code, self.meaning, question.forbid)
         if uses:
             place = f"Line {uses[0].line} of {uses[0].where}"
             reason = f"{place} uses `{uses[0].text}`, which this exercise is to be solved without."

@@ -182,6 +182,8 @@ class Worker(Peer):
         self.forget(header["farewell"])
         for number in header["released"]:
             self._graphs.pop(number, None)
+        if header["seed"] is not None:
+            self._reset(header["seed"])
         before = [_shallow(c) for c in request.containers]
         self._only_plain = operation == "run"
         grad, inference = header["mode"]
@@ -282,11 +284,13 @@ class Worker(Peer):
         self._watch = CalledFunctions() if on else None
         return names
 
-    def do_reset(self, seed: int) -> None:
+    def _reset(self, seed: int) -> None:
         """Start a test: seeds, and whatever the student's code may have left switched."""
         random.seed(seed)
         np.random.seed(seed)
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():  # else torch.manual_seed would note a stack trace
+            torch.cuda.manual_seed_all(seed)
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)
         torch.set_num_threads(1)
@@ -409,9 +413,13 @@ def _describe(value: Any) -> dict:
 
 
 def _overrides(kind: type) -> set[str]:
-    """Public methods of nn.Module that a module's own classes redefine, `forward` apart."""
-    names = {n for c in kind.__mro__ if c not in nn.Module.__mro__ for n in vars(c)}
-    return {n for n in names & set(vars(nn.Module)) if not n.startswith("_")} - {"forward"}
+    """Public methods of nn.Module that a module's own classes redefine.
+
+    All but those that a stand-in asks the worker for anyway.
+    """
+    own = {n for c in kind.__mro__ if c not in nn.Module.__mro__ for n in vars(c)}
+    names = own & set(vars(nn.Module)) - {"forward", "extra_repr"}
+    return {n for n in names if not n.startswith("_")}
 
 
 def _shown(value: Any) -> str:

@@ -112,6 +112,7 @@ def brief(value: Any, digits: int = 4) -> str:
     """A short text for a value: small tensors in full, large ones by shape and first values."""
     if isinstance(value, (torch.Tensor, np.ndarray)):
         tensor = torch.as_tensor(value).detach().cpu()
+        tensor = tensor.to_dense() if tensor.is_sparse else tensor
         numbers_ = tensor.flatten()[:16].tolist()
         if tensor.numel() <= 16:
             return _nested(tensor, digits)
@@ -275,7 +276,9 @@ def seed_inputs(text: str) -> int:
     """Seed every generator in reach from a text; returns the seed."""
     seed = zlib.crc32(text.encode())
     _inputs.manual_seed(seed)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed takes a millisecond
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
     np.random.seed(seed)
     random.seed(seed)
     return seed

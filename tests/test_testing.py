@@ -183,6 +183,7 @@ def test_brief_is_short_and_free_of_addresses():
     assert brief(torch.zeros(100)) == "float32[100] [0, 0, 0, …]"
     assert "0x" not in brief(object())
     assert brief((1,)) == "(1,)"
+    assert brief(torch.eye(2).to_sparse()) == "[[1, 0], [0, 1]]"
     assert brief(torch.empty(0, 3)) == "an empty tensor of shape (0, 3)"
 
 
