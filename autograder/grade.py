@@ -19,6 +19,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -121,9 +122,11 @@ def grade(
         else:
             todo.append(student)
     progress(len(rows), len(entries))
-    for graded in _map(todo, settings, force, executor, jobs or os.cpu_count() or 1):
-        rows += graded
-        progress(len(rows), len(entries))
+    # Closed even when interrupted, so that nothing more is started.
+    with closing(_map(todo, settings, force, executor, jobs or os.cpu_count() or 1)) as results:
+        for graded in results:
+            rows += graded
+            progress(len(rows), len(entries))
     write_gradebook(out, root)
     return sorted(rows, key=lambda r: (r.student, r.chapter or "", r.file))
 

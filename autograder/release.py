@@ -150,17 +150,24 @@ def _cell_id(cell: NotebookNode) -> str:
 
 
 def content_key(cells: Sequence[NotebookNode], root: Path, chapter: str) -> str:
-    """A hash of all that outputs depend on: the code cells, the library, the chapter's checks."""
+    """A hash of all that outputs depend on: the code, the library, the chapter's own checks."""
     digest = hashlib.sha256()
-    for cell in cells:
-        if cell.cell_type == "code":
-            digest.update(json.dumps([cell["id"], cell.source]).encode())
-    checks = root / "course" / "checks"
-    own = checks / f"{chapter.replace('-', '_')}.py"
+    code = json.dumps([[cell["id"], cell.source] for cell in cells if cell.cell_type == "code"])
+    digest.update(code.encode())
     for path in sorted((root / "course").rglob("*.py")):
-        if path.parent != checks or path == own:
+        if _concerns(path, chapter, code):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _concerns(path: Path, chapter: str, code: str) -> bool:
+    """Whether a library file bears on a chapter: others' checks and unused data sets do not."""
+    name = path.stem.replace("_", "-")
+    if path.parent.name == "checks":
+        return name == chapter
+    if path.parent.name == "data" and not path.stem.startswith("_"):
+        return f'\\"{name}\\"' in code
+    return True
 
 
 # --- running ---------------------------------------------------------------------------------

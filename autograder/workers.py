@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+import course.checks
 from autograder.notebook import SETUP, Submission
 from autograder.runner import Cell, Limits, StudentProcess, StudentZygote, run_exercise
 from course.testing import Outcome, Test
@@ -31,7 +33,7 @@ class Workers:
             ZygoteError: if there can be none.
         """
         setup = [p.source for p in submission.pieces if p.name.startswith(SETUP)]
-        needed = _imported(setup)
+        needed = _imported(setup) | _public_checks(submission.chapter)
         if self._zygote is None or not needed <= self._imports:
             self.close()
             self._zygote = StudentZygote(sorted(self._imports | needed))
@@ -43,6 +45,13 @@ class Workers:
         if self._zygote is not None:
             self._zygote.close()
             self._zygote = None
+
+
+def _public_checks(chapter: str) -> set[str]:
+    """The module that `start` imports in a set-up cell."""
+    name = chapter.replace("-", "_")
+    exists = Path(course.checks.__file__).with_name(f"{name}.py").exists()
+    return {f"course.checks.{name}"} if exists else set()
 
 
 def _imported(sources: Iterable[str]) -> set[str]:

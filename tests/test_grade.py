@@ -199,13 +199,19 @@ def test_what_is_unchanged_is_not_graded_again(grade, chapter, root, tmp_path):
     assert all(row.fresh for row in grade(folder, force=True))
 
 
-def test_changed_tests_grade_again(chapter, root, tmp_path):
-    slot = grading.Slot(root, "cpu")
-    before = slot.tests_hash("mini")
+def test_changed_tests_grade_again(grade, chapter, root, tmp_path):
+    folder = make.write_flat(tmp_path / "in", [blank(chapter)])
+    assert grade(folder)[0].fresh and not grade(folder)[0].fresh
     extra = root / "solutions" / "mini" / "more.py"
     extra.write_text("", encoding="utf-8")
-    assert grading.Slot(root, "cpu").tests_hash("mini") != before
+    assert grade(folder)[0].fresh
     extra.unlink()
+
+
+def test_what_is_unchanged_starts_no_process(grade, chapter, tmp_path):
+    folder = make.write_flat(tmp_path / "in", [blank(chapter)])
+    grade(folder)
+    assert [row.score for row in grade(folder, executor=object())] == [0]
 
 
 def test_two_files_of_a_student_both_are_graded_and_the_newer_counts(grade, chapter, tmp_path):
@@ -259,10 +265,10 @@ def test_a_failure_of_the_grader_is_said_and_not_kept(grade, chapter, tmp_path, 
     assert [p.name for p in (grade.out / "alice").iterdir()] == ["mini.json"]
 
 
-def test_a_lost_zygote_is_replaced(grade, chapter, root, tmp_path):
+def test_a_lost_zygote_is_replaced(grade, chapter, tmp_path):
     folder = make.write_flat(tmp_path / "in", [right(chapter)])
     grade(folder)
-    workers = grading._slot(root, "cpu").workers
+    workers = grading._current.workers
     workers._zygote._process.kill()
     workers._zygote._process.wait()
     (row,) = grade(folder, force=True)
@@ -501,6 +507,20 @@ def test_check_compares_printed_results_once_all_checks_hold(public, chapter):
     assert not result.passed
     (difference,) = result.differences
     assert "should print “tensor([0, 2, 4])”, but printed “tensor([0, 3, 6])”" in difference
+
+
+def test_full_grading_notes_what_is_printed_otherwise(grade, public, root, chapter):
+    odd = "def double(x):\n    return 2 * x if x.is_floating_point() else 3 * x"
+    path = answer(public, chapter, double=odd)
+    (row,) = grade(path, full=True)
+    assert row.notes == ("Not compared with the reference: run `autograder release mini`.",)
+    shutil.copytree(public / "notebooks", root / "notebooks")
+    try:
+        (row,) = grade(path, full=True, force=True)
+    finally:
+        shutil.rmtree(root / "notebooks")
+    assert row.score == 100
+    assert "should print “tensor([0, 2, 4])”, but printed “tensor([0, 3, 6])”" in row.notes[0]
 
 
 def test_check_command(public, chapter):

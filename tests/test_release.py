@@ -4,7 +4,7 @@ import nbformat
 import pytest
 
 from autograder.chapters import ChapterError, load, stub_of
-from autograder.release import release
+from autograder.release import content_key, release
 
 SECRETS = ("secret_factor", "self.n += 1", "sum(c.n for c in counters)", "BEGIN SOLUTION")
 
@@ -175,3 +175,21 @@ def test_namespace_runs_the_reference_and_answers_over_it(mini):
     assert chapter.namespace()["double"](3) == 6
     wrong = [a for a in chapter.misconceptions if a.name == "total"]
     assert chapter.namespace(wrong[:1])["total"]([1, 2, 3]) == 3
+
+
+def test_the_key_follows_what_a_chapter_uses(tmp_path):
+    for name in ("check.py", "checks/mini.py", "checks/other.py", "data/digits.py", "data/ants.py"):
+        (tmp_path / "course" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "course" / name).write_text("")
+    cell = nbformat.v4.new_code_cell('data.load("digits")', id="a")
+
+    def key() -> str:
+        return content_key([cell], tmp_path, "mini")
+
+    for name, counts in {
+        "check.py": True, "checks/mini.py": True, "checks/other.py": False,
+        "data/digits.py": True, "data/ants.py": False,
+    }.items():  # fmt: skip
+        before = key()
+        (tmp_path / "course" / name).write_text("changed")
+        assert (key() != before) == counts, name
