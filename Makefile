@@ -36,7 +36,6 @@ book: .venv/.ready _build/.started  ## build the HTML book into _build/html
 
 test: .venv/.ready  ## every test
 	$(BIN)/ruff check --quiet .
-	$(BIN)/ruff format --check --quiet .
 	$(BIN)/autograder lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 

@@ -476,7 +476,8 @@ def _write(record: Record, out: Path) -> Path:
     if record["superseded_by"] is not None:
         folder, name = folder / EARLIER, f"{name}-{digest}"
     path = folder / f"{name}.json"
-    _write_text(path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+    if read_record(path) != record:
+        _write_text(path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
     return path
 
 

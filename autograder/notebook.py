@@ -12,11 +12,12 @@ import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
-from autograder.chapters import Chapter, defined_names, stub_of
+from autograder.chapters import Chapter, ChapterError, defined_names, stub_of
 from autograder.forbidden import Names, forbidden_uses
 
 MAX_BYTES = 32 * 2**20
@@ -228,6 +229,12 @@ class Cell:
     def where(self) -> str:
         return f"code cell {self.number}"
 
+    @property
+    def exercise(self) -> str | None:
+        """The exercise that the metadata names."""
+        name = self.metadata.get("exercise")
+        return name if isinstance(name, str) else None
+
 
 def code_cells(data: bytes, name: str) -> list[Cell]:
     """The code cells of a notebook.
@@ -282,7 +289,11 @@ def _recognise(
     """The chapter of a notebook: as its metadata says, else by its exercises, else by its name."""
     if said in blanks and _exercises_in(cells, blanks[said]):
         return said
-    found = {chapter: _exercises_in(cells, blanks[chapter]) for chapter in blanks}
+    found = {}
+    for chapter in blanks:
+        # One that is being written, and cannot be read yet, is not the one handed in.
+        with suppress(ChapterError, ReadProblem, ValueError):
+            found[chapter] = _exercises_in(cells, blanks[chapter])
     best = max(found, key=lambda chapter: found[chapter], default=None)
     if best is not None and found[best]:
         return best
@@ -292,7 +303,7 @@ def _recognise(
 def _exercises_in(cells: list[Cell], blank: Blank) -> float:
     """How many of the chapter's exercises a notebook has; those by metadata alone count less."""
     seen = {n for c in cells for n in re.findall(r"^(?:def|class)\s+(\w+)", c.source, re.M)}
-    said = {str(c.metadata.get("exercise")) for c in cells}
+    said = {c.exercise for c in cells}
     questions = blank.questions.values()
     return sum((q.id in said) / 100 + bool(seen & set(q.names)) for q in questions)
 
@@ -448,15 +459,14 @@ class _Reader:
         self.kept: list[_Statement] = []
         self.left: list[_Statement] = []  # what is not run
         self.given: list[_Statement] = []  # the chapter's own definitions
-        self.labelled = {c.metadata.get("exercise") for c in cells} & blank.questions.keys()
+        self.labelled = {c.exercise for c in cells} & blank.questions.keys()
         for cell in cells:
             self._sort(cell)
         self._drop_stubs()
         self._add_given()
 
     def _sort(self, cell: Cell) -> None:
-        label = cell.metadata.get("exercise")
-        label = label if label in self.blank.questions else None
+        label = cell.exercise if cell.exercise in self.blank.questions else None
         try:
             source, body = parse(cell.source)
         except SyntaxError as error:
@@ -519,7 +529,7 @@ class _Reader:
         pieces = [Piece(f"{SETUP} {i}", text) for i, text in enumerate(self.blank.setup, 1)]
         for s in self.kept:
             name = f"{s.cell.where}, line {s.node.lineno}"
-            if pieces[-1:] and pieces[-1].name == name:  # a = 1; b = 2
+            if s.node.col_offset:  # a = 1; b = 2
                 name += f", column {s.node.col_offset + 1}"
             pieces.append(Piece(name, _alone(s.source, s.node), s.exercise))
         return Submission(self.blank.chapter, tuple(pieces), attempts, tuple(self.notes))

@@ -34,7 +34,12 @@ from autograder.wire import (
 from course.testing import AnswerLost, Mismatch, Probe, describe_call
 
 __all__ = [
-    "Channel", "Remote", "RemoteError", "RemoteModule", "RemoteStudent", "remote_isinstance",
+    "Channel",
+    "Remote",
+    "RemoteError",
+    "RemoteModule",
+    "RemoteStudent",
+    "remote_isinstance",
 ]
 
 
@@ -272,8 +277,13 @@ _ERRORS = {
     f"{kind.__module__}.{kind.__qualname__}": kind
     for kind in (
         *(e for e in vars(builtins).values() if isinstance(e, type) and issubclass(e, Exception)),
-        torch.OutOfMemoryError, torch.linalg.LinAlgError, np.linalg.LinAlgError,
-        np.exceptions.AxisError, json.JSONDecodeError, zipfile.BadZipFile, WireError,
+        torch.OutOfMemoryError,
+        torch.linalg.LinAlgError,
+        np.linalg.LinAlgError,
+        np.exceptions.AxisError,
+        json.JSONDecodeError,
+        zipfile.BadZipFile,
+        WireError,
     )
 }
 

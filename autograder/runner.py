@@ -26,7 +26,12 @@ from autograder.remote import Channel, RemoteStudent
 from course.testing import AnswerLost, Outcome, Test, seed_inputs
 
 __all__ = [
-    "Cell", "CellReport", "Limits", "StudentProcess", "StudentZygote", "ZygoteError",
+    "Cell",
+    "CellReport",
+    "Limits",
+    "StudentProcess",
+    "StudentZygote",
+    "ZygoteError",
     "run_exercise",
 ]
 
@@ -35,9 +40,13 @@ WARM_IMPORTS = ("torch.testing", "torch.optim", "torch._dynamo", "torch.utils.da
 
 _START_SECONDS = 120
 _SIGNALS = {
-    signal.SIGSEGV: "segmentation fault", signal.SIGABRT: "aborted", signal.SIGFPE: "arithmetic",
-    signal.SIGKILL: "killed, perhaps for lack of memory", signal.SIGBUS: "bus error",
-    signal.SIGXFSZ: "file too large", signal.SIGXCPU: "too much CPU time",
+    signal.SIGSEGV: "segmentation fault",
+    signal.SIGABRT: "aborted",
+    signal.SIGFPE: "arithmetic",
+    signal.SIGKILL: "killed, perhaps for lack of memory",
+    signal.SIGBUS: "bus error",
+    signal.SIGXFSZ: "file too large",
+    signal.SIGXCPU: "too much CPU time",
 }
 
 
@@ -126,8 +135,12 @@ class StudentZygote:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "autograder.worker", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()], cwd=self._scratch, env=_environment(self._scratch),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                cwd=self._scratch,
+                env=_environment(self._scratch),
                 start_new_session=True,
             )
         self._control.settimeout(_START_SECONDS)
@@ -186,8 +199,12 @@ def _environment(scratch: Path) -> dict[str, str]:
     kept = {k: os.environ[k] for k in names if k in os.environ}
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
     return {
-        **kept, **threads, "HOME": str(scratch), "MPLBACKEND": "Agg",
-        "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONDONTWRITEBYTECODE": "1",
+        **kept,
+        **threads,
+        "HOME": str(scratch),
+        "MPLBACKEND": "Agg",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONHASHSEED": "0",
     }
 

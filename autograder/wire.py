@@ -87,9 +87,7 @@ def send_frame(
         sock.sendall(part)
 
 
-def receive_frame(
-    sock: socket.socket, deadline: float = math.inf
-) -> tuple[dict, list[np.ndarray]]:
+def receive_frame(sock: socket.socket, deadline: float = math.inf) -> tuple[dict, list[np.ndarray]]:
     """Receive one message: its header, tail included, and its payload.
 
     Raises:
@@ -163,7 +161,10 @@ class _Span:
     def __init__(self, owner: Any, address: int, nbytes: int):
         self.owner = owner
         self.__array_interface__ = {
-            "data": (address, False), "shape": (nbytes,), "typestr": "|u1", "version": 3,
+            "data": (address, False),
+            "shape": (nbytes,),
+            "typestr": "|u1",
+            "version": 3,
         }
 
 
@@ -581,8 +582,10 @@ class Encoder:
         if size > TRIM_ABOVE and 4 * extent * width < size and not self._known(start, size):
             start, size, offset = start + offset * width, extent * width, 0
         layout = {
-            "dtype": str(value.dtype).removeprefix("torch."), "shape": [*value.shape],
-            "strides": [*strides], "offset": offset,
+            "dtype": str(value.dtype).removeprefix("torch."),
+            "shape": [*value.shape],
+            "strides": [*strides],
+            "offset": offset,
         }
         if value.is_inference():
             layout["inference"] = True
@@ -611,8 +614,11 @@ class Encoder:
         owner = _Owner.of_array(value)
         start = _address(value) if value.size else owner.address
         state = {
-            "dtype": value.dtype.str, "shape": [*value.shape], "strides": [*value.strides],
-            "offset": start - owner.address, **flags,
+            "dtype": value.dtype.str,
+            "shape": [*value.shape],
+            "strides": [*value.strides],
+            "offset": start - owner.address,
+            **flags,
         }
         span = (state, owner.address, owner.address + owner.nbytes, "cpu", owner)
         self._spans.append(span)
@@ -705,8 +711,13 @@ def fingerprint(peer: Peer, record: Record, value: Any) -> Any:
     if record.kind == "tensor":
         grad = value.grad if value.is_leaf else None
         return (
-            value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride(),
-            value.dtype, value.requires_grad, _number(peer, grad),
+            value.untyped_storage().data_ptr(),
+            value.storage_offset(),
+            value.shape,
+            value.stride(),
+            value.dtype,
+            value.requires_grad,
+            _number(peer, grad),
         )
     if record.kind == "random":
         return random_state(value)
@@ -1111,8 +1122,10 @@ class Decoder:
     def _update_tensor(self, value: torch.Tensor, state: dict) -> None:
         fresh = self.layout(state)
         same = (
-            fresh.dtype == value.dtype and fresh.shape == value.shape
-            and fresh.stride() == value.stride() and fresh.data_ptr() == value.data_ptr()
+            fresh.dtype == value.dtype
+            and fresh.shape == value.shape
+            and fresh.stride() == value.stride()
+            and fresh.data_ptr() == value.data_ptr()
         )
         leaf = bool(state.get("leaf"))
         if not leaf:
@@ -1178,7 +1191,9 @@ class Decoder:
         buffers = {_key(k): self._value(v) for k, v, _ in state["buffers"]}
         children = {_key(k): self._value(v) for k, v in state["children"]}
         for values, kind in (
-            (parameters, nn.Parameter), (buffers, torch.Tensor), (children, nn.Module)
+            (parameters, nn.Parameter),
+            (buffers, torch.Tensor),
+            (children, nn.Module),
         ):
             if not all(v is None or isinstance(v, kind) for v in values.values()):
                 raise WireError("The message holds a malformed module.")

@@ -457,7 +457,9 @@ def isolate(folder: str) -> None:
     os.setsid()  # a group of its own, so that it is killed with everything that it started
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     for limit, value in (
-        (resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 256 << 20), (resource.RLIMIT_NOFILE, 256)
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 256 << 20),
+        (resource.RLIMIT_NOFILE, 256),
     ):
         hard = resource.getrlimit(limit)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)

@@ -231,8 +231,7 @@ def point(): return Point(1, 2)
 
 def test_sparse_tensors(answer):
     student = answer(
-        "class Twice:\n"
-        "    def __call__(self, x): return x.to_dense() * 2, (x * 2).coalesce()"
+        "class Twice:\n    def __call__(self, x): return x.to_dense() * 2, (x * 2).coalesce()"
     )
     dense, sparse = student.Twice()(torch.eye(3).to_sparse())
     assert torch.equal(dense, 2 * torch.eye(3))

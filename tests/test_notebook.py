@@ -1,10 +1,12 @@
 """The reader of submitted notebooks: every file gets a result or a sentence, never a traceback."""
 
+import copy
 import json
 import random
 
 import pytest
 
+from autograder.chapters import ChapterError
 from autograder.notebook import Blank, ReadProblem, read
 
 SETUP = "import torch\nimport torch.nn.functional as F\n\ndef pair(v):\n    return (v, v)"
@@ -17,10 +19,10 @@ CORR = '''def corr2d(x, k):
 def conv2d(x, w):
     # your code here
     raise NotImplementedError("`conv2d` is not written yet.")'''
-POOL = '''class Pool:
+POOL = """class Pool:
     def __init__(self):
         # your code here
-        raise NotImplementedError("`Pool.__init__` is not written yet.")'''
+        raise NotImplementedError("`Pool.__init__` is not written yet.")"""
 DEMO = "SCALE = 3\n\ndef grid(n):\n    return SCALE * n\n\nimage = torch.rand(4, 4)"
 
 RIGHT_CORR = "def corr2d(x, k):\n    return x * k\n\n\ndef conv2d(x, w):\n    return x @ w"
@@ -155,6 +157,32 @@ def test_mutated_notebooks_never_raise_anything_else():
     assert 50 < read_well < 950
 
 
+def test_notebooks_of_the_wrong_shape_never_raise_anything_else():
+    rng = random.Random(1)
+    whole = encoded(code(SETUP, setup=True), code(RIGHT_CORR, exercise="corr"), code("x = 1"))
+    junk = [None, 3, -1.5, True, "text", [], {}, [[]], {"exercise": ["corr"]}, ["a", 1], "\ud800"]
+    read_well = 0
+    for _ in range(1000):
+        book = json.loads(whole)
+        for _ in range(rng.randint(1, 4)):
+            place, key = rng.choice(list(containers(book)))
+            place[key] = copy.deepcopy(rng.choice(junk))
+        try:
+            read(json.dumps(book).encode(), "a.ipynb", BLANKS)
+            read_well += 1
+        except ReadProblem as problem:
+            assert str(problem)
+    assert 50 < read_well < 1000
+
+
+def containers(value):
+    """Every place in a JSON value: (container, key)."""
+    if isinstance(value, (dict, list)):
+        for key in list(value) if isinstance(value, dict) else range(len(value)):
+            yield value, key
+            yield from containers(value[key])
+
+
 # --- chapters --------------------------------------------------------------------------------
 
 
@@ -164,6 +192,18 @@ def test_chapter_by_metadata_then_exercises_then_name():
     assert submit(code("x = 1"), chapter=None, name="bob_autograd.ipynb").chapter == "autograd"
     pasted = submit(code("def vjp(f): return 1"), chapter="convolution")
     assert pasted.chapter == "autograd"
+
+
+def test_a_chapter_that_is_being_written_harms_no_other():
+    class Blanks(dict):
+        def __getitem__(self, chapter):
+            if chapter == "unfinished":
+                raise ChapterError("the header is missing")
+            return super().__getitem__(chapter)
+
+    blanks = Blanks({"unfinished": None, **BLANKS})
+    found = read(encoded(code(RIGHT_CORR), chapter=None), "a.ipynb", blanks)
+    assert found.chapter == "convolution"
 
 
 def test_wrong_chapter():
@@ -289,13 +329,13 @@ def test_an_exercise_s_own_cell_may_compute_but_not_try_things_out():
 
 
 def test_lines_are_those_of_the_cell_and_names_differ():
-    cell = f"# a comment\na = 1; b = 2\n\n{RIGHT_CORR}"
+    cell = f"# a comment\na = 1; b = 2; c = 3\n\n{RIGHT_CORR}"
     pieces = submit(code(cell, exercise="corr")).pieces[1:]
     assert [p.name for p in pieces] == [
-        "code cell 1, line 2", "code cell 1, line 2, column 8", "code cell 1, line 4",
-        "code cell 1, line 8",
+        "code cell 1, line 2", "code cell 1, line 2, column 8", "code cell 1, line 2, column 15",
+        "code cell 1, line 4", "code cell 1, line 8",
     ]  # fmt: skip
-    assert pieces[2].source.startswith("\n\n\ndef corr2d")
+    assert pieces[3].source.startswith("\n\n\ndef corr2d")
 
 
 def test_magics_are_no_errors():
