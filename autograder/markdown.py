@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pybtex.database import BibliographyData, parse_file
+from pybtex.exceptions import PybtexError
+
+from autograder.chapters import ChapterError
 
 ADMONITIONS = ("note", "tip", "warning", "important", "seealso")
 FENCE = re.compile(r"^(?P<fence>`{3,}|:{3,})\{(?P<name>[\w:-]+)\} *(?P<title>.*)$")
@@ -127,5 +130,13 @@ class PlainMarkdown:
 
 
 def read_bibliography(root: Path) -> BibliographyData:
-    """`book/references.bib`."""
-    return parse_file(str(root / "book" / "references.bib"))
+    """`book/references.bib`.
+
+    Raises:
+        ChapterError: if it is broken or has a key twice.
+    """
+    path = root / "book" / "references.bib"
+    try:
+        return parse_file(str(path))
+    except PybtexError as error:
+        raise ChapterError(f"{path}: {error}.") from None

@@ -20,6 +20,10 @@ from autograder.chapters import find_root, load
 ROOT = find_root(Path(__file__).parent)
 CHROMIUM = shutil.which("chromium")
 PATIENCE = 60_000  # ms; the first cell imports torch on a busy machine
+# Before that, a command to run cells does nothing.
+KERNEL_WAITS = """
+() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === "idle"
+"""
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no `chromium` on the PATH")
 
@@ -110,7 +114,7 @@ def test_wrong_then_right(jupyter, page):
 
     page.goto(f"{jupyter}/lab/tree/convolution.ipynb", timeout=PATIENCE)
     expect(cell(page, "def corr2d(")).to_be_visible(timeout=PATIENCE)
-    page.wait_for_function("() => window.jupyterapp !== undefined", timeout=PATIENCE)
+    page.wait_for_function(KERNEL_WAITS, timeout=PATIENCE)
     run_above(page, "def corr2d(")
     report = cell(page, 'check("corr")').locator(".jp-OutputArea")
 

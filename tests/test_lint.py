@@ -76,3 +76,9 @@ def test_toc_is_wanted(mini):
 )
 def test_names_of_a_signature(signature, names):
     assert signature_names(signature) == names
+
+
+def test_a_key_twice_in_the_bibliography_is_told(mini):
+    path = mini / "book/references.bib"
+    path.write_text(path.read_text() * 2)
+    assert any("references.bib" in f.sentence and "lecun1998" in f.sentence for f in lint([], mini))
