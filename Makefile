@@ -25,7 +25,7 @@ help:  ## show this list
 
 # Sphinx reports a warning only for a page that it reads, and keeps what an extension or an option
 # made before it changed. So a build that failed, and one after such a change, starts afresh.
-_build/.started: $(wildcard book/_ext/*.py) _config.yml requirements.txt
+_build/.started: $(wildcard book/assets/*) $(wildcard book/_ext/*.py) _config.yml requirements.txt
 	rm -rf _build
 	mkdir _build
 	touch $@

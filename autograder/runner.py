@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from autograder.remote import Channel, RemoteStudent
-from course.testing import AnswerLost, Outcome, Test, seed_inputs
+from course.testing import AnswerLost, Outcome, Test, seed_of
 
 __all__ = [
     "Cell",
@@ -312,7 +312,7 @@ def _run(test: Test, submission: StudentProcess, clock: _Clock, device: str) -> 
         student = submission.student
         clock.set(student.channel)
         try:
-            student.reset(seed_inputs(f"{test.name} {index}"))
+            student.reset(seed_of(f"{test.name} {index}"))
             test.run_case(student, index, device)
             student.channel.check()
         except Exception as error:

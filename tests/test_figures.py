@@ -185,3 +185,13 @@ def test_annotated_matrix_formats_and_insists_on_two_axes():
     assert [text.get_text() for text in ax.texts] == ["1.0", "2.0"]
     with pytest.raises(ValueError, match=r"two axes, not 1.*\(3,\)"):
         annotated_matrix(ax, [1, 2, 3])
+
+
+def test_a_heavy_picture_is_lightened(notebook):
+    fig, ax = figure()
+    noise = np.random.default_rng(0).random((400, 600, 3))
+    ax.imshow(noise)
+    show(fig, caption="Noise.", alt="A picture of coloured noise, the worst case for a PNG.")
+    ((bundle, _),) = notebook
+    picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
+    assert picture.mode == "P" and len(picture.getcolors()) <= 256

@@ -17,7 +17,7 @@ import pytest
 from autograder.chapters import BEGIN, END, Chapter, chapter_ids, find_root, load
 
 ROOT = find_root(Path(__file__).parent)
-SHORTEST = 24  # a shorter line (`return x`, `for _ in range(n):`) gives nothing away
+SHORTEST = 28  # a shorter line (`return x`, `for _ in range(n):`) gives nothing away
 IDIOM = re.compile(r"(from|import|@|class \w+\(nn\.Module\)|def \w+\((self|student)\b)")
 
 
@@ -34,21 +34,14 @@ def solution_lines(chapter: Chapter) -> set[str]:
 
 
 def test_values(chapter: Chapter) -> set[str]:
-    """Literal expected values of the hidden tests: numbers of four digits or more, and texts."""
+    """Literal expected values of the hidden tests: numbers of five significant digits or more."""
     tree = ast.parse((chapter.folder / "tests.py").read_text(encoding="utf-8"))
-    documentation = {
-        ast.get_docstring(n, clean=False) for n in ast.walk(tree)
-        if isinstance(n, (ast.Module, ast.FunctionDef, ast.ClassDef))
-    }  # fmt: skip
-    values = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and node.value not in documentation:
-            text = str(node.value)
-            if (isinstance(node.value, float) and len(text) >= 6) or (
-                isinstance(node.value, str) and len(text) >= 25
-            ):
-                values.add(text)
-    return values
+    numbers = (
+        str(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, float)
+    )
+    return {text for text in numbers if len(text.split("e")[0].replace(".", "").strip("0")) >= 5}
 
 
 test_values.__test__ = False

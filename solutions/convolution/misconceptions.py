@@ -252,7 +252,11 @@ def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
 def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
     if x.shape[1] % groups or w.shape[0] % groups:
         raise ValueError("groups must divide the channels")
-    y = F.conv2d(x, w, None, stride, padding, dilation, groups)
+    n, (outputs, _, h, k) = x.shape[0], w.shape
+    rows = (x.shape[2] + 2 * padding - dilation * (h - 1) - 1) // stride + 1
+    columns = F.unfold(x, (h, k), dilation, padding, stride).unflatten(1, (groups, -1))
+    y = torch.einsum("ngkl,gok->ngol", columns, w.flatten(1).unflatten(0, (groups, -1)))
+    y = y.reshape(n, outputs, rows, -1)
     return y if b is None else y + w.shape[1] * b[:, None, None]
 
 
@@ -264,8 +268,13 @@ def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
 def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
     if x.shape[1] % groups or w.shape[0] % groups:
         raise ValueError("groups must divide the channels")
-    same = w[:, :1].expand_as(w)
-    return F.conv2d(x, same, b, stride, padding, dilation, groups)
+    w = w[:, :1].expand_as(w)
+    n, (outputs, _, h, k) = x.shape[0], w.shape
+    rows = (x.shape[2] + 2 * padding - dilation * (h - 1) - 1) // stride + 1
+    columns = F.unfold(x, (h, k), dilation, padding, stride).unflatten(1, (groups, -1))
+    y = torch.einsum("ngkl,gok->ngol", columns, w.flatten(1).unflatten(0, (groups, -1)))
+    y = y.reshape(n, outputs, rows, -1)
+    return y if b is None else y + b[:, None, None]
 
 
 @misconception(
@@ -276,8 +285,13 @@ def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
 def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
     if x.shape[1] % groups or w.shape[0] % groups:
         raise ValueError("groups must divide the channels")
-    mixed = x.unflatten(1, (-1, groups)).transpose(1, 2).flatten(1, 2)
-    return F.conv2d(mixed, w, b, stride, padding, dilation, groups)
+    x = x.unflatten(1, (-1, groups)).transpose(1, 2).flatten(1, 2)
+    n, (outputs, _, h, k) = x.shape[0], w.shape
+    rows = (x.shape[2] + 2 * padding - dilation * (h - 1) - 1) // stride + 1
+    columns = F.unfold(x, (h, k), dilation, padding, stride).unflatten(1, (groups, -1))
+    y = torch.einsum("ngkl,gok->ngol", columns, w.flatten(1).unflatten(0, (groups, -1)))
+    y = y.reshape(n, outputs, rows, -1)
+    return y if b is None else y + b[:, None, None]
 
 
 @misconception(
@@ -287,14 +301,13 @@ def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
 )
 def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
     c, o = x.shape[1] // groups, w.shape[0] // groups
-    parts = [
-        F.conv2d(
-            x[:, g * c : (g + 1) * c], w[g * o : (g + 1) * o, :c], None, stride, padding, dilation
-        )
-        for g in range(groups)
-    ]
-    y = torch.cat(parts, 1)
-    return y if b is None else y + b[: y.shape[1], None, None]
+    x, w = x[:, : c * groups], w[: o * groups, :c]
+    n, (outputs, _, h, k) = x.shape[0], w.shape
+    rows = (x.shape[2] + 2 * padding - dilation * (h - 1) - 1) // stride + 1
+    columns = F.unfold(x, (h, k), dilation, padding, stride).unflatten(1, (groups, -1))
+    y = torch.einsum("ngkl,gok->ngol", columns, w.flatten(1).unflatten(0, (groups, -1)))
+    y = y.reshape(n, outputs, rows, -1)
+    return y if b is None else y + b[:outputs, None, None]
 
 
 # --- im2col ----------------------------------------------------------------------------------
@@ -306,7 +319,15 @@ def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
     "one patch in each column.",
 )
 def im2col(x, k, s=1, p=0, d=1):
-    return F.unfold(x, k, d, p, s).transpose(1, 2)
+    x = F.pad(x, [p, p, p, p])
+    rows = (x.shape[2] - d * (k - 1) - 1) // s + 1
+    cols = (x.shape[3] - d * (k - 1) - 1) // s + 1
+    taps = []
+    for a in range(k):
+        for b in range(k):
+            below = x[:, :, a * d :: s, b * d :: s]
+            taps.append(below[:, :, :rows, :cols].flatten(2))
+    return torch.stack(taps, 2).flatten(1, 2).transpose(1, 2)
 
 
 @misconception(
@@ -315,22 +336,45 @@ def im2col(x, k, s=1, p=0, d=1):
     "Here the taps vary slowest; check the order of the axes before the reshape.",
 )
 def im2col(x, k, s=1, p=0, d=1):
-    columns = F.unfold(x, k, d, p, s)
-    return columns.unflatten(1, (x.shape[1], k * k)).transpose(1, 2).flatten(1, 2)
+    x = F.pad(x, [p, p, p, p])
+    rows = (x.shape[2] - d * (k - 1) - 1) // s + 1
+    cols = (x.shape[3] - d * (k - 1) - 1) // s + 1
+    taps = []
+    for a in range(k):
+        for b in range(k):
+            below = x[:, :, a * d :: s, b * d :: s]
+            taps.append(below[:, :, :rows, :cols].flatten(2))
+    return torch.stack(taps, 1).flatten(1, 2)
 
 
 @misconception(
     "im2col", hint="The stride is used along the rows only; it moves the window in both axes."
 )
 def im2col(x, k, s=1, p=0, d=1):
-    return F.unfold(x, k, d, p, (s, 1))
+    x = F.pad(x, [p, p, p, p])
+    rows = (x.shape[2] - d * (k - 1) - 1) // s + 1
+    cols = x.shape[3] - d * (k - 1)
+    taps = []
+    for a in range(k):
+        for b in range(k):
+            below = x[:, :, a * d :: s, b * d :]
+            taps.append(below[:, :, :rows, :cols].flatten(2))
+    return torch.stack(taps, 2).flatten(1, 2)
 
 
 @misconception(
     "im2col", hint="The padding is only at the top and left. It belongs on all four sides."
 )
 def im2col(x, k, s=1, p=0, d=1):
-    return F.unfold(F.pad(x, [p, 0, p, 0]), k, d, 0, s)
+    x = F.pad(x, [p, 0, p, 0])
+    rows = (x.shape[2] - d * (k - 1) - 1) // s + 1
+    cols = (x.shape[3] - d * (k - 1) - 1) // s + 1
+    taps = []
+    for a in range(k):
+        for b in range(k):
+            below = x[:, :, a * d :: s, b * d :: s]
+            taps.append(below[:, :, :rows, :cols].flatten(2))
+    return torch.stack(taps, 2).flatten(1, 2)
 
 
 @misconception(
@@ -449,9 +493,22 @@ def pool2d(x, k, stride=None, padding=0, mode="max", count_include_pad=True, cei
     if 2 * padding > k:
         raise ValueError("the padding is more than half of the window")
     stride = 1 if stride is None else stride
+
+    def count(n):
+        room = n + 2 * padding - k
+        places = (-(-room // stride) if ceil_mode else room // stride) + 1
+        return places - ((places - 1) * stride >= n + padding)
+
+    def windows(values, rim, beyond):
+        values = F.pad(values, 4 * [padding], value=rim)
+        values = F.pad(values, [0, k + stride, 0, k + stride], value=beyond)
+        cells = values.unfold(2, k, stride).unfold(3, k, stride)
+        return cells[:, :, : count(x.shape[2]), : count(x.shape[3])].flatten(4)
+
     if mode == "max":
-        return F.max_pool2d(x, k, stride, padding, ceil_mode=ceil_mode)
-    return F.avg_pool2d(x, k, stride, padding, ceil_mode, count_include_pad)
+        return windows(x, -torch.inf, -torch.inf).amax(-1)
+    cells = windows(torch.ones_like(x), float(count_include_pad), 0.0)
+    return windows(x, 0.0, 0.0).sum(-1) / cells.sum(-1)
 
 
 @misconception(
@@ -462,9 +519,23 @@ def pool2d(x, k, stride=None, padding=0, mode="max", count_include_pad=True, cei
 def pool2d(x, k, stride=None, padding=0, mode="max", count_include_pad=True, ceil_mode=False):
     if 2 * padding > k:
         raise ValueError("the padding is more than half of the window")
+    stride = k if stride is None else stride
+
+    def count(n):
+        room = n + 2 * padding - k
+        places = (-(-room // stride) if ceil_mode else room // stride) + 1
+        return places - ((places - 1) * stride >= n + padding)
+
+    def windows(values, rim, beyond):
+        values = F.pad(values, 4 * [padding], value=rim)
+        values = F.pad(values, [0, k + stride, 0, k + stride], value=beyond)
+        cells = values.unfold(2, k, stride).unfold(3, k, stride)
+        return cells[:, :, : count(x.shape[2]), : count(x.shape[3])].flatten(4)
+
     if mode == "max":
-        return F.max_pool2d(F.pad(x, [padding] * 4), k, stride, ceil_mode=ceil_mode)
-    return F.avg_pool2d(x, k, stride, padding, ceil_mode, count_include_pad)
+        return windows(x, 0.0, -torch.inf).amax(-1)
+    cells = windows(torch.ones_like(x), float(count_include_pad), 0.0)
+    return windows(x, 0.0, 0.0).sum(-1) / cells.sum(-1)
 
 
 @misconception(
@@ -475,9 +546,23 @@ def pool2d(x, k, stride=None, padding=0, mode="max", count_include_pad=True, cei
 def pool2d(x, k, stride=None, padding=0, mode="max", count_include_pad=True, ceil_mode=False):
     if 2 * padding > k:
         raise ValueError("the padding is more than half of the window")
+    stride = k if stride is None else stride
+
+    def count(n):
+        room = n + 2 * padding - k
+        places = (-(-room // stride) if ceil_mode else room // stride) + 1
+        return places - ((places - 1) * stride >= n + padding)
+
+    def windows(values, rim, beyond):
+        values = F.pad(values, 4 * [padding], value=rim)
+        values = F.pad(values, [0, k + stride, 0, k + stride], value=beyond)
+        cells = values.unfold(2, k, stride).unfold(3, k, stride)
+        return cells[:, :, : count(x.shape[2]), : count(x.shape[3])].flatten(4)
+
     if mode == "max":
-        return F.max_pool2d(x, k, stride, padding, ceil_mode=ceil_mode)
-    return F.avg_pool2d(x, k, stride, padding, ceil_mode)
+        return windows(x, -torch.inf, -torch.inf).amax(-1)
+    cells = windows(torch.ones_like(x), 1.0, 0.0)
+    return windows(x, 0.0, 0.0).sum(-1) / cells.sum(-1)
 
 
 @misconception(
@@ -488,11 +573,24 @@ def pool2d(x, k, stride=None, padding=0, mode="max", count_include_pad=True, cei
 def pool2d(x, k, stride=None, padding=0, mode="max", count_include_pad=True, ceil_mode=False):
     if 2 * padding > k:
         raise ValueError("the padding is more than half of the window")
+    stride = k if stride is None else stride
+
+    def count(n):
+        room = n + 2 * padding - k
+        places = (-(-room // stride) if ceil_mode else room // stride) + 1
+        return places - ((places - 1) * stride >= n + padding)
+
+    def windows(values, rim, beyond):
+        values = F.pad(values, 4 * [padding], value=rim)
+        values = F.pad(values, [0, k + stride, 0, k + stride], value=beyond)
+        cells = values.unfold(2, k, stride).unfold(3, k, stride)
+        return cells[:, :, : count(x.shape[2]), : count(x.shape[3])].flatten(4)
+
     if mode == "max":
-        return F.max_pool2d(x, k, stride, padding, ceil_mode=ceil_mode)
+        return windows(x, -torch.inf, -torch.inf).amax(-1)
     if count_include_pad:
-        return F.avg_pool2d(x, k, stride, padding, ceil_mode, divisor_override=k * k)
-    return F.avg_pool2d(x, k, stride, padding, ceil_mode, False)
+        return windows(x, 0.0, 0.0).sum(-1) / k**2
+    return windows(x, 0.0, 0.0).sum(-1) / windows(torch.ones_like(x), 0.0, 0.0).sum(-1)
 
 
 @misconception(
@@ -501,12 +599,23 @@ def pool2d(x, k, stride=None, padding=0, mode="max", count_include_pad=True, cei
     "alone; raise a ValueError when the padding is more than half of k.",
 )
 def pool2d(x, k, stride=None, padding=0, mode="max", count_include_pad=True, ceil_mode=False):
-    border = float("-inf") if mode == "max" else 0.0
-    if 2 * padding > k:
-        x, padding = F.pad(x, [padding] * 4, value=border), 0
+    stride = k if stride is None else stride
+
+    def count(n):
+        room = n + 2 * padding - k
+        places = (-(-room // stride) if ceil_mode else room // stride) + 1
+        return places - ((places - 1) * stride >= n + padding)
+
+    def windows(values, rim, beyond):
+        values = F.pad(values, 4 * [padding], value=rim)
+        values = F.pad(values, [0, k + stride, 0, k + stride], value=beyond)
+        cells = values.unfold(2, k, stride).unfold(3, k, stride)
+        return cells[:, :, : count(x.shape[2]), : count(x.shape[3])].flatten(4)
+
     if mode == "max":
-        return F.max_pool2d(x, k, stride, padding, ceil_mode=ceil_mode)
-    return F.avg_pool2d(x, k, stride, padding, ceil_mode, count_include_pad)
+        return windows(x, -torch.inf, -torch.inf).amax(-1)
+    cells = windows(torch.ones_like(x), float(count_include_pad), 0.0)
+    return windows(x, 0.0, 0.0).sum(-1) / cells.sum(-1)
 
 
 @misconception(
@@ -517,8 +626,8 @@ def pool2d(x, k, stride=None, padding=0, mode="max", count_include_pad=True, cei
 def adaptive_pool2d(x, out, mode="avg"):
     h, w = pair(out)  # noqa: F821  (of the set-up cell)
     kh, kw = max(x.shape[2] // h, 1), max(x.shape[3] // w, 1)
-    pool = F.avg_pool2d if mode == "avg" else F.max_pool2d
-    return pool(x, (kh, kw))[:, :, :h, :w]
+    cells = x.unfold(2, kh, kh).unfold(3, kw, kw)[:, :, :h, :w].flatten(4)
+    return cells.mean(-1) if mode == "avg" else cells.amax(-1)
 
 
 @misconception(
@@ -588,13 +697,18 @@ def pool_backward(dy, cache):
 )
 def pool_backward(dy, cache):
     x, k, stride, padding, mode = cache
-    leaf = x.detach().clone().requires_grad_()
-    if mode == "max":
-        y = F.max_pool2d(leaf, k, stride, padding)
-    else:
-        y = F.avg_pool2d(leaf, k, stride, padding, divisor_override=1)
-    y.backward(dy)
-    return leaf.grad
+    padded = F.pad(x, [padding] * 4, value=float("-inf"))
+    dx = torch.zeros_like(padded)
+    for i in range(dy.shape[2]):
+        for j in range(dy.shape[3]):
+            rows = slice(i * stride, i * stride + k)
+            cols = slice(j * stride, j * stride + k)
+            g = dy[:, :, i, j, None, None]
+            if mode == "max":
+                first = padded[:, :, rows, cols].flatten(2).argmax(-1)
+                g = g * F.one_hot(first, k * k).unflatten(-1, (k, k))
+            dx[:, :, rows, cols] += g
+    return dx[:, :, padding : padding + x.shape[2], padding : padding + x.shape[3]]
 
 
 # --- unpool ----------------------------------------------------------------------------------
@@ -619,7 +733,11 @@ def maxpool_with_indices(x, k):
 )
 def maxpool_with_indices(x, k):
     rows, cols = x.shape[2] // k, x.shape[3] // k
-    return F.max_pool2d(x[:, :, : rows * k, : cols * k], k, return_indices=True)
+    cells = x[:, :, : rows * k, : cols * k].unflatten(3, (cols, k)).unflatten(2, (rows, k))
+    values, at = cells.transpose(3, 4).flatten(4).max(-1)
+    row = torch.arange(rows, device=x.device)[:, None] * k + at // k
+    col = torch.arange(cols, device=x.device) * k + at % k
+    return values, row * cols * k + col
 
 
 @misconception(
@@ -627,8 +745,12 @@ def maxpool_with_indices(x, k):
     hint="The index is column * H + row. Planes are stored row by row, so it is row * W + column.",
 )
 def maxpool_with_indices(x, k):
-    y, idx = F.max_pool2d(x, k, return_indices=True)
-    return y, idx % x.shape[3] * x.shape[2] + idx // x.shape[3]
+    rows, cols = x.shape[2] // k, x.shape[3] // k
+    cells = x[:, :, : rows * k, : cols * k].unflatten(3, (cols, k)).unflatten(2, (rows, k))
+    values, at = cells.transpose(3, 4).flatten(4).max(-1)
+    row = torch.arange(rows, device=x.device)[:, None] * k + at // k
+    col = torch.arange(cols, device=x.device) * k + at % k
+    return values, col * x.shape[2] + row
 
 
 @misconception(

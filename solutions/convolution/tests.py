@@ -526,6 +526,7 @@ def test_no_gap(student, device, dy, dx):
     x = randn(2, 2, 6, 8, device=device)
     with unchanged(x):
         gap = student.shift_gap(circular_conv(device), x, dy, dx)
+    assert_true(isinstance(gap, float), "The gap should be a float, not a tensor.")
     assert_close(gap, 0.0, "the gap of a circular convolution", atol=1e-9)
     gap = student.shift_gap(nn.AdaptiveMaxPool2d(1), x, dy, dx)
     assert_close(gap, 0.0, "the gap of a global maximum", atol=1e-9)
@@ -633,12 +634,16 @@ def test_pool_dtype_and_autograd(student, device):
     ],
 )
 def test_adaptive_equals_library(student, device, mode, shape, out):
-    """adaptive_pool2d should equal the library's for sizes that divide and sizes that do not."""
+    """adaptive_pool2d should equal the library's for sizes that divide and sizes that do not, and
+    so should its gradient."""
     x = randn(*shape, device=device) - 2
     library = F.adaptive_avg_pool2d if mode == "avg" else F.adaptive_max_pool2d
     with unchanged(x):
         got = student.adaptive_pool2d(x, out, mode)
     assert_close(got, library(x, out))
+    assert_same_gradients(
+        lambda x: student.adaptive_pool2d(x, out, mode), lambda x: library(x, out), x
+    )
     if mode == "avg":
         assert_close(student.adaptive_pool2d(x, out), library(x, out), "the output without a mode")
 

@@ -30,7 +30,7 @@ def my_logspace(a, b, steps, base=10.0):
 
 @alternative("normal4")
 def sample_normal(mean, std, size=None, *, generator=None):
-    """Fill an empty tensor of the common shape by adding two zeros of the right shapes."""
+    """Find the common shape by adding two zeros of the right shapes."""
     if isinstance(mean, torch.Tensor) or isinstance(std, torch.Tensor):
         blank = mean * 0 + std * 0
     elif size is None:
@@ -39,7 +39,8 @@ def sample_normal(mean, std, size=None, *, generator=None):
         blank = torch.zeros(size)
     if torch.any(blank + std < 0):
         raise RuntimeError("std is negative")
-    z = torch.empty_like(blank).normal_(generator=generator)
+    like = dict(dtype=blank.dtype, device=blank.device)
+    z = torch.randn(blank.shape, generator=generator, **like)
     return torch.addcmul(blank + mean, blank + std, z)
 
 

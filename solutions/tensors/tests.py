@@ -93,7 +93,7 @@ def test_logspace_defaults(student):
 def test_shape_of_tensor_modes(student, device, mean, std):
     """With a tensor among mean and std, the shape should be their common shape, the dtype the tensor's."""
     shape = torch.broadcast_shapes(*(s for s in (mean, std) if s is not None))
-    for dtype in (torch.float32, torch.float64):
+    for dtype in (torch.float32, torch.float64, torch.float16):
         mu = 2.0 if mean is None else randn(1, *mean, dtype=dtype, device=device)[0]
         sigma = 0.5 if std is None else rand(1, *std, dtype=dtype, device=device)[0] + 0.1
         got = student.sample_normal(mu, sigma)
@@ -215,6 +215,7 @@ def sharing_of_tensors(student):
         (y, y.permute(2, 0, 1)),
         (y[1], y[:, 1]),
         (x, x.unsqueeze(0)),
+        (x.unsqueeze(0), x),
         (x.detach(), x),
         (x.view(torch.int32), x),
         (x.contiguous(), x),
@@ -245,13 +246,21 @@ def sharing_of_copies(student):
         (x.t().reshape(-1), x),
         (x[:2].clone(), x),
         (torch.zeros(3), torch.zeros(3)),
+        (torch.zeros(0), torch.zeros(3)),
+        (x, torch.zeros(2, 0)),
     ]
+    buffer = bytearray(96)  # two tensors side by side: the one begins where the other ends
+    left, right = (
+        torch.frombuffer(buffer, dtype=torch.float32, count=12, offset=start).view(3, 4)
+        for start in (0, 48)
+    )
+    pairs += [(left, right), (right, left)]
     return [student.shares_memory(a, b) for a, b in pairs]
 
 
 @pytest.mark.exercise("sharing", points=3)
 def test_copies_do_not_share(student):
-    """Copies do not share memory, also when shape and all values are equal."""
+    """Copies do not share memory, also when shape and all values are equal; nor do neighbours."""
     for i, answer in enumerate(student.run(sharing_of_copies)):
         assert_equal(answer, False, f"the answer for copy number {i + 1}")
 
