@@ -11,7 +11,7 @@ export UV_COMPILE_BYTECODE := 1
 
 BIN := .venv/bin
 
-.PHONY: help book test release lint lock clean
+.PHONY: help book test release lint mutants lock clean
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -44,6 +44,9 @@ release: .venv/.ready  ## book/chapters and notebooks from solutions (runs what 
 
 lint: .venv/.ready  ## the contracts of a chapter that a program can check
 	$(BIN)/autograder lint
+
+mutants: .venv/.ready  ## how many small changes of the solutions the hidden tests notice
+	$(BIN)/autograder mutants
 
 lock: .venv/.ready  ## requirements.txt from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --no-emit-index-url \

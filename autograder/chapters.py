@@ -9,7 +9,7 @@ import re
 import sys
 import textwrap
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -176,7 +176,15 @@ def chapter_ids(root: Path) -> list[str]:
 
 def syllabus(root: Path) -> dict[str, dict[str, Any]]:
     """`book/syllabus.yml` by chapter id."""
-    with open(root / "book" / "syllabus.yml", encoding="utf-8") as file:
+    path = root / "book" / "syllabus.yml"
+    now = path.stat()
+    return _syllabus(path, now.st_mtime_ns, now.st_size)
+
+
+@lru_cache(8)
+def _syllabus(path: Path, modified: int, size: int) -> dict[str, dict[str, Any]]:
+    """Read once for each state of the file: this takes longer than to grade a submission."""
+    with open(path, encoding="utf-8") as file:
         return {c["id"]: c for c in yaml.safe_load(file)["chapters"]}
 
 

@@ -11,8 +11,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,22 @@ from rich.table import Table
 # Exit statuses: fine, found something, could not run.
 FOUND, FAILED = 1, 2
 SHOWN_NOTES = 3
+
+
+class Policy(StrEnum):
+    """See `autograder.policy`."""
+
+    last = "last"
+    best = "best"
+
+
+class Pack(StrEnum):
+    """What `autograder.pack` makes."""
+
+    student = "student"
+    gradescope = "gradescope"
+    nbgrader = "nbgrader"
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,19 +61,30 @@ Root = Annotated[
     Path | None, typer.Option(help="The repository; by default the one around this folder.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+NoSandbox = Annotated[
+    bool,
+    typer.Option("--no-sandbox", help="Run code that you trust with your own rights."),
+]
 
 
 @contextmanager
 def _errors() -> Iterator[None]:
     """One sentence and exit status 2 for what the command cannot do."""
     from autograder.chapters import ChapterError
+    from autograder.cluster import ClusterError
+    from autograder.grade import DeviceError
     from autograder.notebook import ReadProblem
+    from autograder.policy import PolicyError
     from autograder.runner import ZygoteError
+    from autograder.sandbox import SandboxError
     from autograder.submissions import CollectError
 
     try:
         yield
-    except (ChapterError, CollectError, ReadProblem, ZygoteError) as error:
+    except (
+        ChapterError, ClusterError, CollectError, DeviceError, PolicyError,
+        ReadProblem, SandboxError, ZygoteError,
+    ) as error:  # fmt: skip
         err.print(str(error), style="red", markup=False, highlight=False)
         raise typer.Exit(FAILED) from None
     except OSError as error:
@@ -145,6 +173,7 @@ def check(
             help="Once all checks hold, execute the whole notebook and compare what it prints."
         ),
     ] = True,
+    no_sandbox: NoSandbox = False,
     as_json: Json = False,
 ) -> None:
     """Run the public checks on your notebook, as `check(…)` does inside it.
@@ -160,7 +189,7 @@ def check(
     from autograder.selfcheck import selfcheck
 
     with _errors():
-        result = selfcheck(notebook, _root(root), outputs)
+        result = selfcheck(notebook, _root(root), outputs, not no_sandbox)
     if as_json:
         _print_json(result.as_dict())
     else:
@@ -194,7 +223,14 @@ def grade(
     seconds: Annotated[
         float, typer.Option(min=0.1, help="Limit for a case of a test; six times for an exercise.")
     ] = 20.0,
-    device: Annotated[str, typer.Option(help="Where tests put their tensors.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="Where tests put their tensors: cpu, cuda, cuda:1.")
+    ] = "cpu",
+    dask: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Grade on the Dask cluster with this scheduler."),
+    ] = None,
+    no_sandbox: NoSandbox = False,
     root: Root = None,
     as_json: Json = False,
 ) -> None:
@@ -212,21 +248,26 @@ def grade(
     - `autograder grade submitted/` all students
     - `autograder grade download.zip --chapter convolution --out grades/`
     - `autograder grade alice.ipynb --force --json`
+    - `autograder grade submitted/ --dask tcp://head:8786` workers that share these folders
     """
+    from autograder.cluster import cluster
     from autograder.grade import grade
 
-    with _errors(), _bar(hidden=as_json) as progress:
+    with _errors(), _bar(hidden=as_json) as progress, ExitStack() as stack:
+        home = _root(root)
         try:
             rows = grade(
                 paths,
                 folder,
-                _root(root),
+                home,
+                executor=stack.enter_context(cluster(dask, home)) if dask else None,
                 chapter=chapter,
                 jobs=jobs,
                 force=force,
                 full=full,
                 seconds=seconds,
                 device=device,
+                sandbox=not no_sandbox,
                 progress=progress,
             )
         except KeyboardInterrupt:
@@ -240,12 +281,206 @@ def grade(
         raise typer.Exit(FOUND)
 
 
+@app.command()
+def report(
+    grades: Annotated[Path, typer.Argument(help="The folder of records that `grade` wrote.")],
+    folder: Annotated[Path, typer.Option("--out", help="Where the report goes.")] = Path("report"),
+    chapter: Annotated[str | None, typer.Option(help="Report on this chapter only.")] = None,
+    submissions: Annotated[
+        list[Path] | None,
+        typer.Option(help="What was graded: for late penalties and to compare code. Repeatable."),
+    ] = None,
+    policy: Annotated[
+        Policy, typer.Option(help="Which file counts where a student handed in several.")
+    ] = Policy.last,
+    due: Annotated[
+        Path | None, typer.Option(help="CSV of due dates: chapter,student,due,penalty,cap.")
+    ] = None,
+    manual: Annotated[
+        Path | None,
+        typer.Option(help="CSV by hand: student,chapter,exercise,points,comment."),
+    ] = None,
+    canvas: Annotated[
+        Path | None, typer.Option(help="The gradebook exported by Canvas, to be filled.")
+    ] = None,
+    moodle: Annotated[
+        Path | None, typer.Option(help="The grading worksheet of Moodle, to be filled.")
+    ] = None,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Class dashboard, feedback for each student, gradebook, exports to other tools.
+
+    Writes `index.html` for you, `feedback/<student>.html` for each student, `gradebook.csv`,
+    `nbgrader.csv`, `moodle.csv`, with `--canvas` also `canvas.csv`, and
+    `gradescope/<student>/<chapter>.json`. Each page is one file without scripts. The records stay
+    as they are: due dates, extensions and points by hand live in your own CSV files.
+
+    - `--due`: a line `*,*,2026-12-01,10%,50%` takes 10% of the score for each day begun, at most
+      half; `convolution,alice,2026-12-08,,` is an extension.
+    - `--manual`: `12` sets the points of an exercise, `+3` or `-2` change them; without an
+      exercise they are those of the whole chapter.
+
+    Exit status: 1 if something in the exports needs a look.
+
+    Examples:
+
+    - `autograder report grades/`
+    - `autograder report grades/ --submissions submitted/ --due due.csv --policy best`
+    - `autograder report grades/ --chapter convolution --moodle worksheet.csv`
+    """
+    from autograder.report import summarise, write_report
+
+    with _errors():
+        summary = summarise(
+            grades,
+            _root(root),
+            chapter=chapter,
+            submissions=submissions or [],
+            due=due,
+            manual=manual,
+            policy=policy.value,
+        )
+        files = write_report(summary, folder, canvas=canvas, moodle=moodle)
+    if as_json:
+        _print_json(summary.as_dict() | {"files": files})
+    else:
+        for problem in summary.problems:
+            out.print(problem, markup=False, highlight=False)
+        text = f"{len(summary.students)} students. Open {folder / 'index.html'}."
+        out.print(text, markup=False, highlight=False)
+    if summary.problems:
+        raise typer.Exit(FOUND)
+
+
+@app.command()
+def pack(
+    kind: Annotated[Pack, typer.Argument(help="What to make.")],
+    chapters: Chapters = None,
+    target: Annotated[
+        Path | None,
+        typer.Option("--out", help="By default student.zip, autograder.zip or nbgrader-course/."),
+    ] = None,
+    no_sandbox: Annotated[
+        bool,
+        typer.Option("--no-sandbox", help="gradescope: grade even where nothing can be isolated."),
+    ] = False,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Make what others hand out or run: a zip for students, for Gradescope, a course for nbgrader.
+
+    Only the pack for students is free of secrets; the other two hold solutions and hidden tests.
+
+    Examples:
+
+    - `autograder pack student` all released notebooks
+    - `autograder pack gradescope convolution` one chapter: one assignment of Gradescope
+    - `autograder pack nbgrader tensors autograd --out my-course/`
+    """
+    from autograder.pack import pack_gradescope, pack_nbgrader, pack_student
+
+    names = chapters or []
+    if (kind == Pack.nbgrader and not names) or (kind == Pack.gradescope and len(names) != 1):
+        wanted = "one chapter" if kind == Pack.gradescope else "the chapters"
+        raise typer.BadParameter(f"Name {wanted}: autograder pack {kind} convolution.")
+    with _errors():
+        home = _root(root)
+        match kind:
+            case Pack.student:
+                path = pack_student(names, home, target or Path("student.zip"))
+            case Pack.gradescope:
+                options = ["--no-sandbox"] if no_sandbox else []
+                zip_file = target or Path("autograder.zip")
+                path = pack_gradescope(names[0], home, zip_file, options)
+            case Pack.nbgrader:
+                path = pack_nbgrader(names, home, target or Path("nbgrader-course"))
+    if as_json:
+        _print_json({"path": path})
+    else:
+        secret = "" if kind == Pack.student else " It holds solutions and hidden tests: keep it."
+        out.print(f"{path}.{secret}", markup=False, highlight=False)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Show what this machine can isolate and accelerate.
+
+    Exit status: 1 if students' code cannot be isolated here.
+    """
+    from autograder import sandbox
+
+    works = sandbox.available()
+    unprotected = sandbox.missing(works)
+    machine = sandbox.machine()
+    if as_json:
+        layers = {name: name in works for name in sandbox.LAYERS}
+        _print_json({"layers": layers, "unprotected": unprotected, "machine": machine})
+    else:
+        table = Table("layer", "works here?", "what it protects")
+        for name, protects in sandbox.LAYERS.items():
+            table.add_row(name, "yes" if name in works else "[red]no[/red]", protects)
+        table.add_row("limits", "yes", str(sandbox.BOUNDS))
+        out.print(table)
+        for name, value in machine.items():
+            out.print(f"{name}: {value}", markup=False, highlight=False)
+        verdict = "Students' code is isolated here."
+        if unprotected:
+            verdict = f"Not isolated: {', '.join(unprotected)}. `grade` needs --no-sandbox here."
+        out.print(verdict, markup=False, highlight=False)
+    if unprotected:
+        raise typer.Exit(FOUND)
+
+
+@app.command()
+def mutants(
+    chapters: Chapters = None,
+    exercise: Annotated[
+        list[str] | None, typer.Option(help="Only this exercise; can be given several times.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes; by default one for each CPU.")
+    ] = None,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the hidden tests: how many small changes of the solutions do they notice?
+
+    Prints the share for each exercise, and each change that no test noticed. A change that no input
+    can show belongs into `solutions/<chapter>/equivalent.yml`, with the reason.
+
+    Exit status: 1 if an exercise is below 95 %, or its list of equivalent changes is wrong.
+
+    Examples:
+
+    - `autograder mutants` all chapters
+    - `autograder mutants convolution --exercise corr` while its tests are being written
+    """
+    from autograder.chapters import chapter_ids, load
+    from autograder.mutants import measure
+
+    results = []
+    with _errors():
+        home = _root(root)
+        for name in chapters or chapter_ids(home):
+            with _bar(as_json, name) as progress:
+                found = measure(load(name, home), exercise, jobs, progress)
+            if not as_json:
+                for result in found:
+                    out.print(str(result), markup=False, highlight=False, soft_wrap=True)
+            results += found
+    if as_json:
+        _print_json([result.as_dict() for result in results])
+    if not all(result.passed for result in results):
+        raise typer.Exit(FOUND)
+
+
 @contextmanager
-def _bar(hidden: bool) -> Iterator[Any]:
+def _bar(hidden: bool, what: str = "grading") -> Iterator[Any]:
     """A progress bar with the time left, on a terminal."""
-    columns = TextColumn("grading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=err, transient=True, disable=hidden or None) as progress:
-        task = progress.add_task("grading", total=None)
+        task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 

@@ -11,11 +11,14 @@ import functools
 import hashlib
 import io
 import json
+import math
 import multiprocessing
+import multiprocessing.connection
 import multiprocessing.util
 import os
 import platform
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
@@ -33,6 +36,7 @@ from autograder.diagnose import Diagnosis, tests_of
 from autograder.notebook import Blank, ReadProblem, Submission, chapter_in_name, read
 from autograder.replay import replay
 from autograder.runner import StudentProcess, ZygoteError
+from autograder.sandbox import available, require
 from autograder.submissions import Entry, collect
 from autograder.workers import TEST_SECONDS, Workers, cell_notes, limits, run_attempt
 from course.testing import Counterexample, Outcome
@@ -40,7 +44,13 @@ from course.testing import Counterexample, Outcome
 MAX_TEXT = 1_000  # characters of one reason or value: students choose what they print
 EARLIER = "earlier"  # below a student's folder: records that a newer file replaced
 
+GPU_JOBS = 4  # processes that share a GPU by default: each has a context there, and its worker too
+
 Record = dict[str, Any]
+
+
+class DeviceError(Exception):
+    """Tests cannot run where they were told to; one sentence."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,8 @@ class Settings:
     device: str = "cpu"
     full: bool = False
     seconds: float = TEST_SECONDS
+    sandbox: bool = True
+    gpu: float = 0.0  # the share of its memory that a worker may use
     hashes: Mapping[str | None, str] = field(default_factory=dict)  # see `tests_hash`
 
 
@@ -84,6 +96,7 @@ def grade(
     full: bool = False,
     device: str = "cpu",
     seconds: float = TEST_SECONDS,
+    sandbox: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Row]:
     """Grade submissions and write `out/<student>/<chapter>.json` and `out/gradebook.csv`.
@@ -93,16 +106,23 @@ def grade(
     Args:
         paths: see `autograder.submissions.collect`.
         chapter: the only chapter that counts; by default each notebook tells its own.
-        jobs: processes; by default one for each CPU.
+        jobs: processes; by default one for each CPU, at most `GPU_JOBS` on a GPU.
         executor: grades there instead; the grader closes it no more than it opened it.
         force: grade everything again.
         full: also execute whole notebooks and note where outputs differ from the reference.
         seconds: limit for one case of a test; an exercise gets six times as much.
+        sandbox: isolate students' code; without, it runs with the rights of whoever grades.
         progress: is told how many submissions are done, of how many.
     Raises:
         ChapterError: if the chapter does not exist, or no solutions are there.
         CollectError: if there is nothing to grade.
+        DeviceError: if the device does not exist here.
+        SandboxError: if students' code cannot be isolated here.
     """
+    on_gpu = _is_gpu(device, elsewhere=executor is not None)
+    jobs = jobs or min(os.cpu_count() or 1, GPU_JOBS if on_gpu else math.inf)
+    if sandbox:
+        require(available())
     root, out = root.resolve(), out.resolve()
     ids = chapter_ids(root)
     if not ids:
@@ -111,7 +131,8 @@ def grade(
         load(chapter, root)  # raises, with the names that there are
     entries = collect(paths, ids)
     hashes = {name: tests_hash(root, name) for name in (*ids, None)}
-    settings = Settings(root, out, chapter, device, full, seconds, hashes)
+    gpu = 0.5 / jobs if on_gpu else 0.0  # the other half is for the tests
+    settings = Settings(root, out, chapter, device, full, seconds, sandbox, gpu, hashes)
     rows: list[Row] = []
     todo: list[list[Entry]] = []
     for _, group in groupby(entries, key=lambda e: e.student):
@@ -123,12 +144,31 @@ def grade(
             todo.append(student)
     progress(len(rows), len(entries))
     # Closed even when interrupted, so that nothing more is started.
-    with closing(_map(todo, settings, force, executor, jobs or os.cpu_count() or 1)) as results:
+    with closing(_map(todo, settings, force, executor, jobs)) as results:
         for graded in results:
             rows += graded
             progress(len(rows), len(entries))
     write_gradebook(out, root)
     return sorted(rows, key=lambda r: (r.student, r.chapter or "", r.file))
+
+
+def _is_gpu(device: str, elsewhere: bool) -> bool:
+    """Whether a device is a GPU; one that should be here must exist."""
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        wanted = None
+    if wanted is None or wanted.type not in ("cpu", "cuda"):
+        raise DeviceError(f"There is no device {device}; --device takes cpu, cuda or cuda:1, say.")
+    if wanted.type == "cuda" and not elsewhere:
+        count = torch.cuda.device_count()
+        if (wanted.index or 0) >= count:
+            found = f"{count} of them" if count else "none"
+            raise DeviceError(
+                f"There is no GPU for --device {device}: torch finds {found} here (see "
+                "`autograder doctor`); without the option, grading uses the CPU."
+            )
+    return wanted.type == "cuda"
 
 
 # --- processes -------------------------------------------------------------------------------
@@ -151,7 +191,7 @@ def _map(
         for future in as_completed(futures):
             try:
                 yield future.result()
-            except BrokenExecutor:
+            except Exception:  # however an executor puts it that a process or machine is gone
                 lost.append(futures[future])
     finally:
         for future in futures:
@@ -180,6 +220,13 @@ def _start_process() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     multiprocessing.util.Finalize(None, close_slot, exitpriority=10)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Should the main process be killed, nobody takes what is graded here; a rerun will."""
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
 
 
 class Slot:
@@ -187,7 +234,8 @@ class Slot:
 
     def __init__(self, settings: Settings):
         self.root, self.device, self.hashes = settings.root, settings.device, settings.hashes
-        self.workers = Workers()
+        self.sandbox, self.gpu = settings.sandbox, settings.gpu
+        self.workers = Workers(self.root, self.sandbox, self.gpu)
         self.blanks = Blanks(self.root)
 
     @functools.cache  # noqa: B019, a slot lives as long as its process
@@ -199,11 +247,20 @@ class Slot:
         return Diagnosis(self.chapter(name), self.device)
 
 
+# The modules that decide what a record says; an edit of a report makes no record stale.
+GRADING = (
+    "chapters", "diagnose", "forbidden", "grade", "notebook", "remote", "replay", "runner",
+    "sandbox", "wire", "worker", "workers",
+)  # fmt: skip
+
+
 def tests_hash(root: Path, chapter: str | None) -> str:
     """Of everything but the submission that a record depends on."""
-    files = [*Path(__file__).parent.glob("*.py"), root / "course" / "testing.py"]
+    files = [Path(__file__).with_name(f"{name}.py") for name in GRADING]
+    files.append(root / "course" / "testing.py")
     if chapter is not None:
         files += (root / "solutions" / chapter).glob("*")
+        files.append(root / "course" / "checks" / f"{chapter.replace('-', '_')}.py")
     digest = hashlib.sha256()
     for file in sorted(filter(Path.is_file, files)):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
@@ -236,8 +293,9 @@ _current: Slot | None = None
 def _slot(settings: Settings) -> Slot:
     """This process's slot; one at a time, since its zygote takes much memory."""
     global _current
-    wanted = settings.root, settings.device, settings.hashes
-    if _current is None or (_current.root, _current.device, _current.hashes) != wanted:
+    wanted = settings.root, settings.device, settings.hashes, settings.sandbox, settings.gpu
+    now = _current
+    if not now or wanted != (now.root, now.device, now.hashes, now.sandbox, now.gpu):
         close_slot()
         _current = Slot(settings)
     return _current
@@ -254,13 +312,17 @@ def close_slot() -> None:
 # --- one student -----------------------------------------------------------------------------
 
 
+_turn = threading.Lock()  # seeds and slots are a process's, and a cluster may start threads
+
+
 def grade_student(entries: Sequence[Entry], settings: Settings, force: bool) -> list[Row]:
     """Grade all files of one student and write their records; never raises for what is in them."""
-    done = []
-    for entry in entries:
-        stored = None if force else _stored(entry, settings)
-        done.append((stored or _graded(entry, settings), stored is None))
-    return _finish(done, settings)
+    with _turn:
+        done = []
+        for entry in entries:
+            stored = None if force else _stored(entry, settings)
+            done.append((stored or _graded(entry, settings), stored is None))
+        return _finish(done, settings)
 
 
 def _finish(done: Sequence[tuple[Record, bool]], settings: Settings) -> list[Row]:
@@ -316,14 +378,15 @@ def _grade(entry: Entry, data: bytes, settings: Settings, slot: Slot) -> Record:
         }
         notes = [*submission.notes, *cell_notes(process)]
     if settings.full:
-        notes += _replayed(data, settings.root / "notebooks" / f"{chapter.id}.ipynb", entry.label)
+        notes += _replayed(data, settings, chapter.id, entry.label)
     return _record(entry, data, settings, "graded", notes, chapter, exercises)
 
 
-def _replayed(data: bytes, released: Path, label: str) -> list[str]:
+def _replayed(data: bytes, settings: Settings, chapter: str, label: str) -> list[str]:
+    released = settings.root / "notebooks" / f"{chapter}.ipynb"
     if not released.exists():
         return [f"Not compared with the reference: run `autograder release {released.stem}`."]
-    return replay(data, released.read_bytes(), label)
+    return replay(data, released.read_bytes(), label, settings.root, settings.sandbox)
 
 
 def _exercise(

@@ -213,6 +213,7 @@ def execute(chapter: Chapter, cells: Sequence[NotebookNode]) -> Run:
             timeout=CELL_SECONDS,
             resources={"metadata": {"path": folder}},
             record_timing=False,
+            coalesce_streams=True,  # else what is printed slowly comes in several boxes
         )
         try:
             client.execute()

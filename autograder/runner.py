@@ -17,12 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from autograder import sandbox
 from autograder.remote import Channel, RemoteStudent
+from autograder.sandbox import BOUNDS, Bounds, SandboxError
 from course.testing import AnswerLost, Outcome, Test, seed_of
 
 __all__ = [
@@ -36,7 +38,9 @@ __all__ = [
 ]
 
 # What torch imports on first use costs a worker a second, unless the zygote has it already.
-WARM_IMPORTS = ("torch.testing", "torch.optim", "torch._dynamo", "torch.utils.data")
+WARM_IMPORTS = (
+    "torch.testing", "torch.optim", "torch._dynamo", "torch.utils.data", "encodings.idna"
+)  # fmt: skip
 
 _START_SECONDS = 120
 _SIGNALS = {
@@ -45,8 +49,6 @@ _SIGNALS = {
     signal.SIGFPE: "arithmetic",
     signal.SIGKILL: "killed, perhaps for lack of memory",
     signal.SIGBUS: "bus error",
-    signal.SIGXFSZ: "file too large",
-    signal.SIGXCPU: "too much CPU time",
 }
 
 
@@ -83,6 +85,23 @@ class Limits:
     cell: float = 60.0
 
 
+def _hurried(seconds: float) -> float:
+    """What is left of a limit once an earlier test of the exercise, or an earlier cell, used it up.
+
+    Most likely the rest hangs too; but an answer that hangs for one input only, or whose other
+    function is right, still has the time to show it.
+    """
+    return min(seconds, max(seconds / 10, 1.0))
+
+
+def _gpu_environment(share: float) -> dict[str, str]:
+    """Lets a process look for a GPU without starting CUDA, which no fork survives."""
+    if not share:
+        return {}
+    limit = f"per_process_memory_fraction:{share:.4f}"
+    return {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "PYTORCH_ALLOC_CONF": limit}
+
+
 @dataclass
 class Spawned:
     """A worker: the line to it, and its process."""
@@ -90,20 +109,24 @@ class Spawned:
     channel: Channel
     pid: int
     zygote: StudentZygote
-    _status: int | None = None
+    _end: dict[str, Any] | None = None
 
-    def end(self, grace: float = 0.0) -> int:
-        """Kill the worker with all that it started; returns its wait status."""
-        if self._status is None:
-            self._status = self.zygote._request({"pid": self.pid, "grace": grace})["status"]
-        return self._status
+    def end(self, grace: float = 0.0) -> dict[str, Any]:
+        """Kill the worker with all that it started; returns its wait `status` and CPU `seconds`."""
+        if self._end is None:
+            self._end = self.zygote._request({"pid": self.pid, "grace": grace})
+        return self._end
 
     def cause(self) -> str:
         """How the worker died, as a sentence."""
         try:
-            code = os.waitstatus_to_exitcode(self.end(grace=1.0))
+            end = self.end(grace=1.0)
         except ZygoteError:
             return ""
+        code, allowed = os.waitstatus_to_exitcode(end["status"]), self.zygote.bounds.cpu
+        # The kernel enforces the limit by sampling, which a busy machine makes less than exact.
+        if code in (-signal.SIGKILL, -signal.SIGXCPU) and end["seconds"] > 0.8 * allowed:
+            return f"It used up its {allowed:g} s of CPU time."
         if code >= 0:
             return f"The process ended with exit code {code}."
         known = _SIGNALS.get(-code)
@@ -124,32 +147,51 @@ class StudentZygote:
 
     Args:
         imports: modules that a chapter's set-up cells import; one that fails is left to them.
+        layers: of the sandbox, to be used where the machine has them; none for no sandbox.
+        bounds: what each worker may use.
+        root: of the repository whose `course` students' code imports; by default the installed one.
 
     Raises:
         ZygoteError: it does not start.
+        SandboxError: the layers that work here do not isolate a worker.
     """
 
-    def __init__(self, imports: Iterable[str] = ()):
+    def __init__(
+        self,
+        imports: Iterable[str] = (),
+        layers: Collection[str] = sandbox.LAYERS,
+        bounds: Bounds = BOUNDS,
+        root: Path | None = None,
+    ):
+        self.bounds = bounds
         self._scratch = Path(tempfile.mkdtemp(prefix="autograder-"))
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "autograder.worker", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "autograder.sandbox", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 cwd=self._scratch,
-                env=_environment(self._scratch),
+                env=sandbox.environment(self._scratch) | _gpu_environment(bounds.gpu),
                 start_new_session=True,
             )
         self._control.settimeout(_START_SECONDS)
         # The names may come from a submission, and what is imported here, every student can read.
         public = [name for name in imports if name.partition(".")[0] not in ("solutions", "tests")]
-        settings = {"imports": [*WARM_IMPORTS, *public], "scratch": str(self._scratch)}
+        settings = {
+            "imports": [*WARM_IMPORTS, *public],
+            "scratch": str(self._scratch),
+            "home": str(sandbox.course_home(root)),
+            "layers": list(layers),
+            "bounds": asdict(bounds),
+        }
         try:
-            self._request(settings)
-        except ZygoteError:
+            self.layers = frozenset(self._request(settings)["layers"])
+            if layers:
+                sandbox.require(self.layers)
+        except (ZygoteError, SandboxError):
             self.close()
             raise
 
@@ -191,22 +233,6 @@ class StudentZygote:
         if not reply:
             raise ZygoteError("The process that forks workers is gone.")
         return json.loads(reply)
-
-
-def _environment(scratch: Path) -> dict[str, str]:
-    """All that a student's code may know of the environment."""
-    names = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
-    kept = {k: os.environ[k] for k in names if k in os.environ}
-    threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
-    return {
-        **kept,
-        **threads,
-        "HOME": str(scratch),
-        "MPLBACKEND": "Agg",
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONHASHSEED": "0",
-    }
 
 
 class StudentProcess:
@@ -253,10 +279,13 @@ class StudentProcess:
             if index in self._lost:
                 self.reports.append(self._lost[index])
                 continue
-            channel.limit, channel.deadline = self.limits.cell, time.monotonic() + self.limits.cell
+            hung = any(self._lost[i].status == "timed out" for i in self._lost if i < index)
+            channel.limit = _hurried(self.limits.cell) if hung else self.limits.cell
+            channel.deadline = time.monotonic() + channel.limit
             try:
                 self.reports.append(_report(cell, student.execute(cell.source, cell.name)))
-            except AnswerLost as lost:
+            except Exception:  # the worker is lost, or answers in a way of its own
+                lost = channel.lost or channel.lose("crashed", "Its answer is not readable.")
                 self._lost[index] = CellReport(cell.name, lost.status, reason=str(lost))
                 return
         channel.limit = channel.deadline = math.inf
@@ -269,8 +298,16 @@ def _report(cell: Cell, result: dict[str, Any]) -> CellReport:
         return CellReport(cell.name, "run", output=output)
     lines = [line for function, line, _ in error["frames"] if function == "<module>"]
     return CellReport(
-        cell.name, "failed", error["type"], error["message"], lines[-1] if lines else 0, output
+        cell.name,
+        "failed",
+        str(error["type"]),
+        str(error["message"]),
+        int(lines[-1]) if lines else 0,
+        output,
     )
+
+
+_HANGS = 2  # in a row, after which a function is not called again
 
 
 @dataclass
@@ -278,13 +315,41 @@ class _Clock:
     """The deadline of a case: its own limit, or what is left of the exercise's."""
 
     limits: Limits
+    hung: bool = False  # a test ran out of time
+    hangs: dict[str, int] = field(default_factory=dict)  # of what was called; how often in a row
     started: float = field(default_factory=time.monotonic)
 
     def set(self, channel: Channel) -> None:
-        now = time.monotonic()
-        case, whole = now + self.limits.test, self.started + self.limits.exercise
+        seconds = _hurried(self.limits.test) if self.hung else self.limits.test
+        case, whole = time.monotonic() + seconds, self.started + self.limits.exercise
         channel.deadline = min(case, whole)
-        channel.limit = self.limits.test if case <= whole else self.limits.exercise
+        channel.limit = seconds if case <= whole else self.limits.exercise
+
+    @property
+    def stuck(self) -> set[str]:
+        """What is not worth the time of another call."""
+        return {name for name, count in self.hangs.items() if count >= _HANGS}
+
+    def learn(self, student: RemoteStudent) -> None:
+        """Count what ran out of time; whatever answered in between starts anew."""
+        lost, answered = student.channel.lost, list(student.begun)
+        if answered and lost is not None and lost.status == "timed out":
+            name = answered.pop()
+            self.hangs[name] = self.hangs.get(name, 0) + 1
+            answered = [other for other in answered if other != name]
+        for name in answered:
+            self.hangs.pop(name, None)
+
+    def note(self, outcome: Outcome) -> Outcome:
+        """Hurry the tests that come after one that hung, and say so where it mattered."""
+        if outcome.status != "timed out":
+            return outcome
+        before, self.hung = self.hung, True
+        full, less = self.limits.test, _hurried(self.limits.test)
+        if not before or less == full:
+            return outcome
+        why = f"An earlier test of this exercise used up {full:g} s, so this one had {less:g} s."
+        return replace(outcome, reason=f"{outcome.reason} {why}")
 
 
 def run_exercise(
@@ -293,7 +358,9 @@ def run_exercise(
     """The outcome of every test of one exercise, in their order.
 
     A test whose worker hangs or dies is reported as "timed out" or "crashed"; the next one gets a
-    fresh worker. When the exercise's time is over, the rest is reported as "timed out".
+    fresh worker. Once one has timed out, each of the others has a tenth of the limit, and its
+    reason says so; a function that did so twice in a row is not called again, and the tests that
+    would are reported as "not run". When the exercise's time is over, the rest has "timed out".
     """
     clock = _Clock(limits or submission.limits)
     outcomes = []
@@ -302,7 +369,7 @@ def run_exercise(
             reason = f"The exercise did not finish within {clock.limits.exercise:g} s."
             outcomes.append(test.outcome(None, 0, AnswerLost("timed out", reason)))
         else:
-            outcomes.append(_run(test, submission, clock, device))
+            outcomes.append(clock.note(_run(test, submission, clock, device)))
     return outcomes
 
 
@@ -312,17 +379,19 @@ def _run(test: Test, submission: StudentProcess, clock: _Clock, device: str) -> 
         student = submission.student
         clock.set(student.channel)
         try:
-            student.reset(seed_of(f"{test.name} {index}"))
+            student.reset(seed_of(f"{test.name} {index}"), clock.stuck)
             test.run_case(student, index, device)
-            student.channel.check()
+            student.check()
         except Exception as error:
             return _outcome(test, student, index, error)
+        finally:
+            clock.learn(student)
     return test.success()
 
 
 def _outcome(test: Test, student: RemoteStudent, index: int, error: Exception) -> Outcome:
     # A test may have met the loss as another error, in an operator that swallowed it, say.
-    error = student.channel.lost or error
+    error = student.channel.lost or student.refused or error
     try:
         return test.outcome(student, index, error)
     except Exception:  # an answer that breaks whoever looks at it closely

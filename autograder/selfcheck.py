@@ -56,13 +56,14 @@ class SelfCheck:
         }
 
 
-def selfcheck(notebook: Path, root: Path, outputs: bool = True) -> SelfCheck:
+def selfcheck(notebook: Path, root: Path, outputs: bool = True, sandbox: bool = True) -> SelfCheck:
     """Run a chapter's public checks on a notebook; needs no solutions.
 
     Args:
         outputs: once every check holds, also execute the notebook and compare what it prints.
     Raises:
         ReadProblem: if the file is no notebook of the course.
+        SandboxError: if it cannot be isolated.
         OSError: if it cannot be read.
     """
     data = notebook.read_bytes()
@@ -72,7 +73,7 @@ def selfcheck(notebook: Path, root: Path, outputs: bool = True) -> SelfCheck:
     submission = read(data, notebook.name, blanks)
     chapter = submission.chapter
     module = load_checks(chapter)
-    workers = Workers()
+    workers = Workers(root, sandbox)
     reports = []
     try:
         with workers.spawn(submission, limits(CHECK_SECONDS)) as process:
@@ -87,7 +88,7 @@ def selfcheck(notebook: Path, root: Path, outputs: bool = True) -> SelfCheck:
     differences = None
     if outputs and all(report.passed for report in reports):
         released = blanks.path(chapter).read_bytes()
-        differences = tuple(replay(data, released, notebook.name))
+        differences = tuple(replay(data, released, notebook.name, root, sandbox))
     return SelfCheck(chapter, tuple(reports), tuple(notes), differences)
 
 

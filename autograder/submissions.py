@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime
 import hashlib
 import io
+import lzma
 import re
 import stat
 import unicodedata
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from autograder.notebook import MAX_BYTES, ReadProblem
 
 MAX_MEMBERS = 100_000  # files in a zip
+MAX_NAME = 160  # bytes of a student's folder
 MAX_ARCHIVE = 64 * 2**20  # bytes of a zip within a zip
 # What students hand in instead of a notebook; other files beside notebooks are data.
 MISTAKEN = {".pdf", ".py", ".html", ".htm", ".doc", ".docx", ".txt", ".md", ".rar", ".7z"}
@@ -23,6 +26,11 @@ MISTAKEN = {".pdf", ".py", ".html", ".htm", ".doc", ".docx", ".txt", ".md", ".ra
 
 class CollectError(Exception):
     """A path that holds no submissions; the message names it and the mend."""
+
+
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError, EOFError
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class Source:
             raise ReadProblem(f"{self.name} is a folder, not a notebook.") from None
         except OSError as error:
             raise ReadProblem(f"{self.name} cannot be read: {error.strerror or error}.") from None
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+        except _DAMAGED as error:
             raise ReadProblem(f"{self.name} cannot be unpacked: {error}.") from None
 
     @property
@@ -235,7 +243,9 @@ def _without_chapter(name: str, chapters: Sequence[str]) -> str:
 def _safe(student: str) -> str:
     """A name that is safe as a folder's: letters and digits of any script, and `_-.@+`."""
     text = unicodedata.normalize("NFC", student)
-    return re.sub(r"[^\w\-.@+]+", "-", text).strip("-.")[:80] or "student"
+    safe = re.sub(r"[^\w\-.@+]+", "-", text).strip("-.")
+    # A file system counts bytes: 255 at most.
+    return safe.encode()[:MAX_NAME].decode(errors="ignore") or "student"
 
 
 def _tell_apart(found: list[tuple[str, Entry]]) -> list[Entry]:

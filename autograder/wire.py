@@ -66,10 +66,10 @@ def send_frame(
     sock: socket.socket,
     header: bytes,
     tail: dict,
-    payload: list[np.ndarray],
+    payload: list[bytes],
     deadline: float = math.inf,
 ) -> None:
-    """Send what `Encoder.finish` made, and a tail of small things that were known later.
+    """Send what `Encoder.finish` made, and a tail of what was known later, if any.
 
     Args:
         deadline: a `time.monotonic()`.
@@ -77,17 +77,17 @@ def send_frame(
     Raises:
         TimeoutError, OSError: it could not be sent in time, or nobody listens.
     """
-    end = _dump({**tail, "sizes": [len(p) for p in payload]})
+    end = _dump(tail) if tail else b""
     total = sum(len(p) for p in payload)
     head = _LENGTHS.pack(len(header), len(end), total) + header + end
     if total < SMALL:
-        payload, head = [], head + b"".join(p.tobytes() for p in payload)
+        payload, head = [], head + b"".join(payload)
     for part in (head, *payload):
         _await(sock, deadline)
         sock.sendall(part)
 
 
-def receive_frame(sock: socket.socket, deadline: float = math.inf) -> tuple[dict, list[np.ndarray]]:
+def receive_frame(sock: socket.socket, deadline: float = math.inf) -> tuple[dict, list[bytes]]:
     """Receive one message: its header, tail included, and its payload.
 
     Raises:
@@ -102,15 +102,18 @@ def receive_frame(sock: socket.socket, deadline: float = math.inf) -> tuple[dict
     whole = total < SMALL
     data = _receive(sock, length + end + total * whole, deadline)
     try:
-        header = {**json.loads(bytes(data[:length])), **json.loads(bytes(data[length:][:end]))}
+        header = json.loads(data[:length])
+        if end:
+            header.update(json.loads(data[length : length + end]))
         sizes = header["sizes"]
         if not all(type(n) is int and n >= 0 for n in sizes) or sum(sizes) != total:
             raise ValueError("wrong sizes")
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise WireError("The message is not readable.") from None
     if not whole:
         return header, [_receive(sock, n, deadline) for n in sizes]
-    return header, np.split(data[length + end :], np.cumsum(sizes)[:-1]) if sizes else []
+    stops = [*itertools.accumulate(sizes, initial=length + end)]
+    return header, [data[start:stop] for start, stop in itertools.pairwise(stops)]
 
 
 _JSON = json.JSONEncoder(separators=(",", ":"))
@@ -130,16 +133,16 @@ def _check_payload(total: int) -> None:
         raise WireError(f"A message may hold {MAX_PAYLOAD >> 20} MB of tensors, not {total >> 20}.")
 
 
-def _receive(sock: socket.socket, n: int, deadline: float) -> np.ndarray:
-    data = np.empty(n, np.uint8)
-    view, got = memoryview(data), 0
-    while got < n:
+def _receive(sock: socket.socket, n: int, deadline: float) -> bytes:
+    parts, missing = [], n
+    while missing:
         _await(sock, deadline)
-        read = sock.recv_into(view[got:])
-        if not read:
+        part = sock.recv(min(missing, 1 << 20))
+        if not part:
             raise EOFError("The other side is gone.")
-        got += read
-    return data
+        parts.append(part)
+        missing -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _await(sock: socket.socket, deadline: float) -> None:
@@ -206,49 +209,49 @@ class Buffer:
     def __init__(self, number: int, address: int, nbytes: int, device: str, owners: list[_Owner]):
         self.id, self.address, self.nbytes, self.device = number, address, nbytes, device
         self.owners = owners
-        self.seen: np.ndarray | None = None
+        self.seen: bytes | None = None
 
     def holder(self) -> Any:
         """What keeps the memory alive, or None when it is gone."""
-        return next((h for o in self.owners if (h := o.deref()) is not None), None)
+        for owner in self.owners:
+            if (holder := owner.deref()) is not None:
+                return holder
+        return None
 
     def contains(self, start: int, stop: int, device: str) -> bool:
         inside = self.address <= start and stop <= self.address + self.nbytes
         return inside and device == self.device and start < stop
 
-    def _memory(self) -> np.ndarray | torch.Tensor:
-        holder = self.holder()
-        if self.device == "cpu":
-            return np.asarray(_Span(holder, self.address, self.nbytes))
+    def _on_device(self, holder: torch.UntypedStorage) -> torch.Tensor:
+        """The memory of a device as a tensor."""
         start = self.address - holder.data_ptr()
         empty = torch.empty(0, dtype=torch.uint8, device=self.device)
         return empty.set_(holder, start, (self.nbytes,), (1,))
 
-    def _read(self) -> np.ndarray:
-        memory = self._memory()
-        return memory if self.device == "cpu" else memory.cpu().numpy()
-
     def update(self) -> bool:
         """Look at the memory again; whether it changed since it was last in step."""
-        if not self.nbytes:
-            self.seen = np.empty(0, np.uint8)
+        holder = self.holder()  # alive until the end
+        if holder is None or not self.nbytes:
+            self.seen = self.seen or b""
             return False
-        now = self._read()
-        if self.seen is not None and not _memcmp(_address(now), _address(self.seen), self.nbytes):
+        if self.device != "cpu":
+            now = self._on_device(holder).cpu().numpy().tobytes()
+            changed, self.seen = now != self.seen, now
+            return changed
+        if self.seen is not None and not _memcmp(self.address, self.seen, self.nbytes):
             return False
-        self.seen = now.copy()
+        self.seen = ctypes.string_at(self.address, self.nbytes)
         return True
 
-    def write(self, data: np.ndarray) -> None:
+    def write(self, data: bytes) -> None:
         """Take over the other side's bytes."""
         if len(data) != self.nbytes:
             raise WireError("The message holds memory of the wrong size.")
-        if self.nbytes:
-            memory = self._memory()
-            if self.device == "cpu":
-                memory[:] = data
-            else:
-                memory.copy_(torch.from_numpy(data))
+        holder = self.holder()  # alive until the end
+        if holder is not None and self.nbytes and self.device == "cpu":
+            ctypes.memmove(self.address, data, self.nbytes)
+        elif holder is not None and self.nbytes:
+            self._on_device(holder).copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
         self.seen = data
 
     def storage(self, start: int, nbytes: int) -> torch.UntypedStorage:
@@ -329,7 +332,7 @@ class Peer:
         self.buffers: dict[int, Buffer] = {}
         self._by_object: dict[int, Record] = {}
         self.forgotten: list[int] = []  # numbers that the other end may forget
-        self._freed: list[int] = []
+        self.freed: list[int] = []  # the same of memory
 
     def number(self) -> int:
         """A number that neither end has used."""
@@ -362,7 +365,7 @@ class Peer:
         for buffer in list(self.buffers.values()):
             if buffer.holder() is None:
                 del self.buffers[buffer.id]
-                self._freed.append(buffer.id)
+                self.freed.append(buffer.id)
         if len(self._by_object) > 2 * len(self.records) + 64:
             self._by_object = {
                 key: record for key, record in self._by_object.items() if record.id in self.records
@@ -371,8 +374,8 @@ class Peer:
     def farewell(self) -> list:
         """What the other end should forget too."""
         self.purge()
-        lists = [self.forgotten, self._freed]
-        self.forgotten, self._freed = [], []
+        lists = [self.forgotten, self.freed]
+        self.forgotten, self.freed = [], []
         return lists
 
     def forget(self, lists: list) -> None:
@@ -384,6 +387,8 @@ class Peer:
             self.buffers.pop(number, None)
 
     # What each end adds: objects that stay where they are.
+
+    stand_ins: tuple[type, ...] = ()  # classes of which `refer` is asked at once
 
     def refer(self, value: Any, encoder: Encoder) -> list:
         """The node of a value that is not plain.
@@ -469,6 +474,8 @@ class Encoder:
             return [kind.__name__, [self.node(v) for v in value]]
         if isinstance(value, torch.Tensor):
             return self._tensor(value)
+        if isinstance(value, self.peer.stand_ins):
+            return self.peer.refer(value, self)
         if isinstance(value, np.ndarray):
             return self._array(value)
         if isinstance(value, np.generic):
@@ -654,7 +661,7 @@ class Encoder:
             changed.append([record.id, state])
         return changed
 
-    def finish(self, header: dict) -> tuple[bytes, list[np.ndarray]]:
+    def finish(self, header: dict) -> tuple[bytes, list[bytes]]:
         """Find the memory behind the message, share what is new, and close the message.
 
         Raises:
@@ -665,8 +672,10 @@ class Encoder:
         dirty = [b for b in self.peer.buffers.values() if b.update()]
         for buffer in new:
             buffer.update()
+        payload = [b.seen for b in (*new, *dirty)]
         header["new"] = [[b.id, b.device] for b in new]
         header["dirty"] = [b.id for b in dirty]
+        header["sizes"] = [len(data) for data in payload]
         text = _dump(header)
         _check_header(len(text))
         self.peer.buffers.update((b.id, b) for b in new)
@@ -674,7 +683,7 @@ class Encoder:
             self.peer.add(record, value)
         for record in [*self._changed, *(record for record, _ in self._new.values())]:
             record.print = fingerprint(self.peer, record, record.ref())
-        return text, [b.seen for b in (*new, *dirty)]
+        return text, payload
 
     def _place(self) -> list[Buffer]:
         """Give every layout its memory: a shared buffer, or a new one for all that overlap."""
@@ -898,7 +907,7 @@ class Decoder:
     """
 
     def __init__(
-        self, peer: Peer, header: dict, payload: list[np.ndarray], answered: Sequence[Any] = ()
+        self, peer: Peer, header: dict, payload: list[bytes], answered: Sequence[Any] = ()
     ):
         self.peer, self.header = peer, header
         self.containers: list[Any] = []
@@ -921,7 +930,7 @@ class Decoder:
         except Exception as error:
             raise WireError(f"The message is malformed ({type(error).__name__}).") from None
 
-    def _memory(self, payload: list[np.ndarray]) -> None:
+    def _memory(self, payload: list[bytes]) -> None:
         new, dirty = self.header["new"], self.header["dirty"]
         if len(new) + len(dirty) != len(payload):
             raise WireError("The message lacks memory that it names.")
@@ -935,9 +944,7 @@ class Decoder:
             buffer.write(data)
             self.peer.buffers[number] = buffer
         for number, data in zip(dirty, payload[len(new) :], strict=True):
-            buffer = self.peer.buffers[number]
-            if buffer.holder() is not None:
-                buffer.write(data)
+            self.peer.buffers[number].write(data)
 
     def states(self, states: list) -> None:
         """Bring the shared objects up to date."""
@@ -1091,7 +1098,7 @@ class Decoder:
         numbers = [*shape, *strides, layout["offset"], start, nbytes]
         if not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers):
             raise WireError("The message holds a malformed tensor.")
-        width = torch.empty(0, dtype=dtype).element_size()
+        width = dtype.itemsize
         if start + nbytes > buffer.nbytes or math.prod(shape) * width > MAX_PAYLOAD:
             raise WireError("The message holds a tensor that is larger than its memory.")
         if 0 not in shape and (layout["offset"] + _extent(shape, strides)) * width > nbytes:
@@ -1099,9 +1106,12 @@ class Decoder:
         if buffer.device == "cpu" and nbytes and (buffer.address + start) % width:
             raise WireError("The message holds a tensor at an odd address.")
         offset = layout["offset"] if 0 not in shape else 0
-        with torch.inference_mode(bool(layout.get("inference"))):
-            empty = torch.empty(0, dtype=dtype, device=buffer.device)
-            return empty.set_(buffer.storage(start, nbytes), offset, shape, strides)
+        storage, device = buffer.storage(start, nbytes), buffer.device
+        inference = bool(layout.get("inference"))
+        if inference == torch.is_inference_mode_enabled():  # nearly always
+            return torch.empty(0, dtype=dtype, device=device).set_(storage, offset, shape, strides)
+        with torch.inference_mode(inference):
+            return torch.empty(0, dtype=dtype, device=device).set_(storage, offset, shape, strides)
 
     def _tensor(self, number: int, state: dict) -> torch.Tensor:
         value = self.layout(state)

@@ -1,9 +1,9 @@
 """The process that runs a student's code.
 
-`python -m autograder.worker FD` is the *zygote*: it imports what every worker needs, then forks one
-worker for each request that comes over the socket FD. Neither it nor a worker ever holds a test, a
-reference answer or anything else of the process that started it. A worker holds the namespace of
-one notebook and answers the messages of `remote.Client`.
+The *zygote*, which `python -m autograder.sandbox FD` becomes, imports what every worker needs, then
+forks one worker for each request that comes over the socket FD. Neither it nor a worker ever holds
+a test, a reference answer or anything else of the process that started it. A worker holds the
+namespace of one notebook and answers the messages of `remote.Client`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ import operator
 import os
 import random
 import re
-import resource
-import shutil
 import signal
 import socket
 import sys
@@ -41,6 +39,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from autograder.sandbox import Bounds, Sandbox
 from autograder.wire import (
     Decoder,
     Encoder,
@@ -53,19 +52,32 @@ from autograder.wire import (
 from course.testing import CalledFunctions, Student, rebuild_probe
 
 MAX_OUTPUT = 64 << 10  # bytes of print that are kept
+MAX_PRINTED = 64 << 20  # bytes of print that a request may come to
 MAX_TEXT = 2_000  # characters of a repr or an error message
 MAX_FRAMES = 20
 
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_PR_SET_CHILD_SUBREAPER = 36
+_MADV_COLLAPSE, _LARGE_PAGE = 25, 2 << 20
 
 
 # --- running cells ------------------------------------------------------------------------------
 
 
+class OutputLimit(Exception):
+    """The code prints without end."""
+
+
 class _Output(io.BytesIO):
-    """What is printed, up to a limit; the rest is counted as written and dropped."""
+    """What is printed, up to a limit; the rest is counted and dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.printed = 0
 
     def write(self, data: bytes) -> int:
+        self.printed += len(data)
+        if self.printed > MAX_PRINTED:
+            raise OutputLimit(f"The grader allows {MAX_PRINTED >> 20} MB of printed output.")
         super().write(bytes(data)[: max(0, MAX_OUTPUT - self.tell())])
         return len(data)
 
@@ -114,20 +126,26 @@ def without_magics(source: str) -> str:
             lines[at] = lines[at][: len(lines[at]) - len(lines[at].lstrip())] + "pass"
 
 
-def describe_error(error: BaseException) -> dict[str, Any]:
-    """An exception as plain data: type, bases, message, and the student's own frames."""
+def describe_error(error: BaseException, bounds: Bounds) -> dict[str, Any]:
+    """An exception as plain data: type, bases, message, and the student's own frames.
+
+    Where it comes from a limit of the sandbox, the message says from which.
+    """
     frames = []
     for frame, line in traceback.walk_tb(error.__traceback__):
         name = frame.f_code.co_filename
         if name in _cells:
             source = linecache.getline(name, line).strip()
             frames.append([frame.f_code.co_name, line, source[:MAX_TEXT]])
-    try:
-        message = str(error)[:MAX_TEXT]
-    except Exception:
-        message = "(its message cannot be shown)"
     args = error.args if type(error.args) is tuple else ()
     plain = all(type(a) in (int, float, bool, str, type(None)) for a in args)
+    try:
+        message = str(error)[:MAX_TEXT]
+        if limit := bounds.explain(error):
+            message = f"{message.splitlines()[0]} ({limit})" if message else limit
+            args, plain = (message,), True
+    except Exception:
+        message = "(its message cannot be shown)"
     return {
         "type": type(error).__qualname__,
         "mro": [f"{c.__module__}.{c.__qualname__}" for c in type(error).__mro__],
@@ -146,8 +164,9 @@ _cells: set[str] = set()  # the file names under which cells were compiled
 class Worker(Peer):
     """The student's end of the conversation: one namespace, and what the tests hold of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: Bounds) -> None:
         super().__init__(1)
+        self.bounds = bounds
         module = types.ModuleType("__main__")
         module.__dict__["__builtins__"] = __builtins__
         sys.modules["__main__"] = module
@@ -156,7 +175,6 @@ class Worker(Peer):
         self._held: dict[int, Any] = {}  # what the tests refer to, by number
         self._number_of: dict[int, int] = {}
         self._graphs: dict[int, tuple[list, list]] = {}
-        self._watch: CalledFunctions | None = None
         self._only_plain = False
 
     # requests
@@ -173,7 +191,8 @@ class Worker(Peer):
             if os.getpid() != owner:  # the student's code forked, and its child came back here
                 return
             # Only now, after the request and its answer are gone, is it known what was kept.
-            send_frame(sock, text, {"farewell": self.farewell()}, payload)
+            farewell = self.farewell()
+            send_frame(sock, text, {"farewell": farewell} if any(farewell) else {}, payload)
 
     def _answer(self, header: dict, payload: list) -> tuple[bytes, list]:
         request = Decoder(self, header, payload)
@@ -187,31 +206,32 @@ class Worker(Peer):
         before = [_shallow(c) for c in request.containers]
         self._only_plain = operation == "run"
         grad, inference = header["mode"]
+        watch = CalledFunctions()
+        watched = watch if header["watch"] else contextlib.nullcontext()
         try:
-            with contextlib.ExitStack() as stack:
-                stack.enter_context(captured())
-                stack.enter_context(torch.inference_mode(inference))
-                stack.enter_context(torch.set_grad_enabled(grad))
-                if self._watch is not None:
-                    stack.enter_context(self._watch)
+            with captured(), torch.inference_mode(inference), torch.set_grad_enabled(grad), watched:
                 result = getattr(self, f"do_{operation}")(*args)
-            return self._reply(request, before, lambda e: {"value": e.node(result)})
+            return self._reply(request, before, watch, lambda e: {"value": e.node(result)})
         except BaseException as error:
-            described = describe_error(error)
+            described = describe_error(error, self.bounds)
             # The frames hold the arguments, the error holds the frames.
             traceback.clear_frames(error.__traceback__)
             error.__traceback__ = error.__context__ = error.__cause__ = None
         try:
-            return self._reply(request, before, lambda e: {"error": described})
+            return self._reply(request, before, watch, lambda e: {"error": described})
         except Exception:  # what the student's code left behind cannot be sent either
-            rest = {"states": [], "containers": [], "graph": None, "gradients": []}
+            rest = {"called": [], "states": [], "containers": [], "graph": None, "gradients": []}
             return Encoder(self, answering=request).finish({"error": described, **rest})
 
     def _reply(
-        self, request: Decoder, before: list, body: Callable[[Encoder], dict]
+        self,
+        request: Decoder,
+        before: list,
+        watch: CalledFunctions,
+        body: Callable[[Encoder], dict],
     ) -> tuple[bytes, list]:
         encoder = Encoder(self, answering=request)
-        header = {"states": encoder.states(), **body(encoder)}
+        header = {"called": sorted(watch.names), "states": encoder.states(), **body(encoder)}
         header["containers"] = [
             [number, encoder.contents(now)]
             for number, (now, old) in enumerate(zip(request.containers, before, strict=True))
@@ -260,7 +280,7 @@ class Worker(Peer):
                     exec(code, self.namespace)
                 error = None
             except BaseException as raised:
-                error = describe_error(raised)
+                error = describe_error(raised, self.bounds)
                 if isinstance(raised, SyntaxError) and not error["frames"]:
                     line = (raised.text or "").strip()
                     error["message"] = raised.msg
@@ -279,11 +299,6 @@ class Worker(Peer):
     def do_run(self, probe: Callable, args: tuple) -> Any:
         return probe(Student(self.namespace), *args)
 
-    def do_watch(self, on: bool) -> list[str]:
-        names = sorted(self._watch.names) if self._watch is not None else []
-        self._watch = CalledFunctions() if on else None
-        return names
-
     def _reset(self, seed: int) -> None:
         """Start a test: seeds, and whatever the student's code may have left switched."""
         random.seed(seed)
@@ -294,7 +309,6 @@ class Worker(Peer):
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)
         torch.set_num_threads(1)
-        self._watch = None
 
     def do_gradients(self, number: int, grads: list, wanted: list[int]) -> list:
         """The vector-Jacobian product of a kept graph."""
@@ -449,38 +463,15 @@ _OPERATIONS: dict[str, Callable] = {
 # --- the zygote ---------------------------------------------------------------------------------
 
 
-def isolate(folder: str) -> None:
-    """Confine this process, first thing after the fork.
-
-    The resource limits are here; the place of the sandbox (namespaces, Landlock, seccomp) too.
-    """
-    os.setsid()  # a group of its own, so that it is killed with everything that it started
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    for limit, value in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 256 << 20),
-        (resource.RLIMIT_NOFILE, 256),
-    ):
-        hard = resource.getrlimit(limit)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (value, value))
-    os.chdir(folder)
-    os.environ.update(HOME=folder, TMPDIR=folder)
-    tempfile.tempdir = None
-
-
-def _prctl(option: int, value: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
-
-
-def _work(channel: int, folder: str) -> None:
+def _work(channel: int, folder: Path, sandbox: Sandbox) -> None:
     """The life of a worker, from the fork to its end."""
     try:
         os.dup2(channel, 3)
         os.closerange(4, 1024)
-        isolate(folder)
-        Worker().serve(socket.socket(fileno=3))
+        sandbox.confine(folder)
+        os.environ.update(HOME=str(folder), TMPDIR=str(folder))
+        tempfile.tempdir = None
+        Worker(sandbox.bounds).serve(socket.socket(fileno=3))
     finally:
         os._exit(0)
 
@@ -488,10 +479,10 @@ def _work(channel: int, folder: str) -> None:
 class Zygote:
     """Forks workers, and buries them."""
 
-    def __init__(self, control: socket.socket, scratch: Path):
-        self.control, self.scratch = control, scratch
+    def __init__(self, control: socket.socket, sandbox: Sandbox):
+        self.control, self.sandbox = control, sandbox
         self._folders: dict[int, Path] = {}
-        self._statuses: dict[int, int] = {}
+        self._dead: dict[int, tuple[int, float]] = {}  # wait status, seconds of CPU time
         self._count = 0
 
     def serve(self) -> None:
@@ -508,11 +499,10 @@ class Zygote:
 
     def _spawn(self, channel: int) -> dict:
         self._count += 1
-        folder = self.scratch / str(self._count)
-        folder.mkdir()
-        pid = os.fork()
+        folder = self.sandbox.new_folder(self._count)
+        pid = self.sandbox.fork()
         if not pid:
-            _work(channel, str(folder))
+            _work(channel, folder, self.sandbox)
         os.close(channel)
         self._folders[pid] = folder
         return {"pid": pid}
@@ -528,21 +518,23 @@ class Zygote:
         while not self._reap(pid):
             time.sleep(0.0005)
         self._sweep()
-        shutil.rmtree(self._folders.pop(pid), ignore_errors=True)
-        return {"status": self._statuses.pop(pid)}
+        self.sandbox.remove_folder(self._folders.pop(pid))
+        status, seconds = self._dead.pop(pid)
+        return {"status": status, "seconds": seconds}
 
     def _reap(self, pid: int) -> bool:
         """Collect the dead; whether this worker is among them."""
         with contextlib.suppress(ChildProcessError):
-            while (dead := os.waitpid(-1, os.WNOHANG))[0]:
-                self._statuses[dead[0]] = dead[1]
-        return pid in self._statuses
+            while (dead := os.wait4(-1, os.WNOHANG))[0]:
+                used = dead[2].ru_utime + dead[2].ru_stime
+                self._dead[dead[0]] = dead[1], used
+        return pid in self._dead
 
     def _sweep(self) -> None:
         """Kill processes that left their worker's group: orphans come to the zygote."""
         while True:
             self._reap(0)
-            self._statuses = {p: s for p, s in self._statuses.items() if p in self._folders}
+            self._dead = {pid: end for pid, end in self._dead.items() if pid in self._folders}
             if not (strays := self._strays()):
                 return
             for pid in strays:
@@ -555,36 +547,38 @@ class Zygote:
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return []
-        found = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):
-                pid, _, parent = _parse_stat(stat.read_text())
-                if parent == os.getpid() and pid not in self._folders:
-                    found.append(pid)
-        return found
+        own = os.getpid()
+        children = [pid for pid, parent in self.sandbox.parents() if parent == own]
+        return [pid for pid in children if pid not in self._folders]
 
 
-def _parse_stat(text: str) -> tuple[int, str, int]:
-    head, _, tail = text.rpartition(")")  # the name in between may hold anything
-    state, parent = tail.split()[:2]
-    return int(head.split()[0]), state, int(parent)
+def _use_large_pages() -> None:
+    """Hold what is in memory in pages of 2 MB, where the kernel can.
+
+    A fork copies a table of all pages; of small ones, that takes longer than most tests.
+    """
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int]
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            span, rights, _, _, _, *name = line.split()
+            if rights == "rw-p" and name in ([], ["[heap]"]):
+                start, stop = (int(address, 16) for address in span.split("-"))
+                for page in range(-(-start // _LARGE_PAGE), stop // _LARGE_PAGE):
+                    madvise(page * _LARGE_PAGE, _LARGE_PAGE, _MADV_COLLAPSE)
 
 
-def main() -> None:
+def main(control: socket.socket, sandbox: Sandbox, imports: list[str]) -> None:
     """Warm up, then fork workers on request."""
-    control = socket.socket(fileno=int(sys.argv[1]))
-    settings = json.loads(control.recv(1 << 16))
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     torch.set_num_threads(1)
-    for name in settings["imports"]:
+    for name in imports:
         with contextlib.suppress(Exception):  # the cell that needs it will say so
             importlib.import_module(name)
     gc.collect()
     gc.freeze()  # the collector would touch, and so copy, every page that a worker shares
-    control.send(json.dumps({"ready": True}).encode())
-    Zygote(control, Path(settings["scratch"])).serve()
-
-
-if __name__ == "__main__":
-    # The student's namespace becomes `__main__`, so this code must live under its own name.
-    importlib.import_module("autograder.worker").main()
+    _use_large_pages()
+    sandbox.shut()
+    control.send(json.dumps({"layers": sorted(sandbox.layers)}).encode())
+    Zygote(control, sandbox).serve()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import course.checks
 from autograder.notebook import SETUP, Submission
 from autograder.runner import Cell, Limits, StudentProcess, StudentZygote, run_exercise
+from autograder.sandbox import BOUNDS, LAYERS, course_home
 from course.testing import Outcome, Test
 
 TEST_SECONDS = 20.0
@@ -20,9 +21,18 @@ def limits(seconds: float) -> Limits:
 
 
 class Workers:
-    """Owns the zygote whose forks run students' code; it holds what set-up cells import."""
+    """Owns the zygote whose forks run students' code; it holds what set-up cells import.
 
-    def __init__(self) -> None:
+    Args:
+        root: of the repository whose `course` their code imports; by default the installed one.
+        sandbox: whether their code is isolated; else only its use of resources is limited.
+        gpu: the share of a GPU's memory that each worker may use; 0 for no GPU.
+    """
+
+    def __init__(self, root: Path | None = None, sandbox: bool = True, gpu: float = 0.0) -> None:
+        self._root = root
+        self._layers = LAYERS if sandbox else ()
+        self._bounds = replace(BOUNDS, gpu=gpu)
         self._imports: set[str] = set()
         self._zygote: StudentZygote | None = None
 
@@ -31,12 +41,14 @@ class Workers:
 
         Raises:
             ZygoteError: if there can be none.
+            SandboxError: if it cannot be isolated.
         """
         setup = [p.source for p in submission.pieces if p.name.startswith(SETUP)]
-        needed = _imported(setup) | _public_checks(submission.chapter)
+        needed = _imported(setup) | self._public_checks(submission.chapter)
         if self._zygote is None or not needed <= self._imports:
             self.close()
-            self._zygote = StudentZygote(sorted(self._imports | needed))
+            imports = sorted(self._imports | needed)
+            self._zygote = StudentZygote(imports, self._layers, self._bounds, self._root)
             self._imports |= needed
         return self._zygote.spawn([Cell(p.name, p.source) for p in submission.pieces], limits)
 
@@ -46,12 +58,11 @@ class Workers:
             self._zygote.close()
             self._zygote = None
 
-
-def _public_checks(chapter: str) -> set[str]:
-    """The module that `start` imports in a set-up cell."""
-    name = chapter.replace("-", "_")
-    exists = Path(course.checks.__file__).with_name(f"{name}.py").exists()
-    return {f"course.checks.{name}"} if exists else set()
+    def _public_checks(self, chapter: str) -> set[str]:
+        """The module that `start` imports in a set-up cell."""
+        name = chapter.replace("-", "_")
+        exists = (course_home(self._root) / "course" / "checks" / f"{name}.py").exists()
+        return {f"course.checks.{name}"} if exists else set()
 
 
 def _imported(sources: Iterable[str]) -> set[str]:

@@ -20,6 +20,7 @@ def chapter(name: str) -> Chapter:
     return load(name, ROOT)
 
 
+@cache
 def handed_in(name: str) -> list[Made]:
     """All that goes wrong in the convolution notebook; of the others, what differs by chapter."""
     other = chapter("autograd" if name != "autograd" else "tensors")

@@ -4,25 +4,29 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import make_submissions as make
-import mini as mini_course
 import pytest
+import torch
+from batches import knowing, tiny_course
 from typer.testing import CliRunner
 
-import course.checks
 from autograder import grade as grading
 from autograder.chapters import ChapterError, load
 from autograder.cli import app
 from autograder.notebook import ReadProblem
+from autograder.runner import Cell, StudentZygote
+from autograder.sandbox import BOUNDS
 from autograder.selfcheck import selfcheck
 from autograder.submissions import CollectError, collect
 
@@ -34,21 +38,8 @@ SCHEMA = json.loads(
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A course of one tiny chapter, whose checks are importable here."""
-    folder = tmp_path_factory.mktemp("grading")
-    checks = folder / "checks"
-    checks.mkdir()
-    (checks / "mini.py").write_text(mini_course.CHECKS, encoding="utf-8")
-    root = mini_course.write(folder / "course")
-    # Where students' code runs, only the installed course is known.
-    source = root / "solutions" / "mini" / "chapter.md"
-    text = source.read_text(encoding="utf-8").replace('start("mini")', "")
-    source.write_text(text, encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(course.checks, "__path__", [*course.checks.__path__, str(checks)])
+    with tiny_course(tmp_path_factory.mktemp("grading")) as root:
         yield root
-    sys.modules.pop("course.checks.mini", None)
-    grading.close_slot()
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +199,21 @@ def test_changed_tests_grade_again(grade, chapter, root, tmp_path):
     extra.unlink()
 
 
+def test_records_depend_on_the_modules_that_grading_uses():
+    """And on no other: who edits a report need not grade again."""
+    folder = Path(grading.__file__).parent
+    open_, found = ["grade", "worker"], set()
+    while open_:
+        name = open_.pop()
+        if (folder / f"{name}.py").exists() and name not in found:
+            found.add(name)
+            text = (folder / f"{name}.py").read_text(encoding="utf-8")
+            open_ += re.findall(r"^from autograder\.(\w+) import", text, re.M)
+            for names in re.findall(r"^ *from autograder import (.+)$", text, re.M):
+                open_ += names.split(", ")
+    assert {*grading.GRADING} == found - {"submissions"}  # which only finds the files
+
+
 def test_what_is_unchanged_starts_no_process(grade, chapter, tmp_path):
     folder = make.write_flat(tmp_path / "in", [blank(chapter)])
     grade(folder)
@@ -281,6 +287,72 @@ def test_expected_chapter_is_named(grade, chapter, tmp_path):
         grade(folder, chapter="nonsense")
     (row,) = grade(folder, chapter="mini")
     assert row.score == 100
+
+
+def resident(pid):
+    """Megabytes of a process's memory."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+# --- devices: no GPU is needed to test what leads there ---------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "says"),
+    [
+        ("gpu", 1, "There is no device gpu"),
+        ("meta", 1, "There is no device meta"),
+        ("cuda", 0, "torch finds none here"),
+        ("cuda:2", 2, "torch finds 2 of them here"),
+    ],
+)
+def test_a_device_that_is_not_here_is_said(
+    chapter, root, tmp_path, monkeypatch, device, count, says
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    folder = make.write_flat(tmp_path / "in", [blank(chapter)])
+    with pytest.raises(grading.DeviceError, match=says):
+        grading.grade([folder], tmp_path / "out", root, device=device)
+
+
+@pytest.mark.parametrize(("jobs", "share"), [(None, 0.125), (2, 0.25)])
+def test_processes_share_a_gpu(chapter, root, tmp_path, monkeypatch, jobs, share):
+    def started(students, settings, force, executor, jobs):
+        found.append((settings.gpu, jobs))
+        yield from ()
+
+    found = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(grading, "_map", started)
+    folder = make.write_flat(tmp_path / "in", [blank(chapter)])
+    grading.grade([folder], tmp_path / "out", root, device="cuda", jobs=jobs)
+    assert found == [(share, 0.5 / share)]
+
+
+def test_a_worker_knows_its_share_of_a_gpu_and_was_forked_before_cuda():
+    bounds = replace(BOUNDS, gpu=0.125)
+    cell = Cell("answer", "import os, torch\nstarted = torch.cuda.is_initialized()\n"
+                "limit = os.environ.get('PYTORCH_ALLOC_CONF')")  # fmt: skip
+    with StudentZygote(layers=(), bounds=bounds) as zygote, zygote.spawn([cell]) as process:
+        assert process.student.limit == "per_process_memory_fraction:0.1250"
+        assert process.student.started is False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_stays_flat(grade, chapter, tmp_path):
+    data, wrong = right(chapter).data, make.misconceptions(chapter)[0].data
+
+    def grade_class(size):
+        made = [make.Made(f"s{n}", wrong if n % 4 else data, 0) for n in range(size)]
+        grade(make.write_flat(tmp_path / f"{size}", made), out=tmp_path / "out", force=True)
+        zygote = grading._current.workers._zygote._process.pid
+        return resident(os.getpid()) + resident(zygote)
+
+    before = grade_class(20)  # what is read once, read
+    grown = grade_class(100) - before
+    assert grown < 4  # MB: what a submission leaves behind would add up
 
 
 # --- layouts ---------------------------------------------------------------------------------
@@ -407,17 +479,11 @@ def test_grade_command_in_processes(chapter, root, tmp_path):
     """In real processes, each with a zygote of its own."""
     made = [right(chapter), blank(chapter), make.Made("eve", b"", 0, "unreadable")]
     make.write_flat(tmp_path / "in", made)
-    # Processes of the grader's own know the tiny chapter's checks by this.
-    site = tmp_path / "site"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(
-        f"import course.checks; course.checks.__path__.append({str(root.parent / 'checks')!r})"
-    )
     command = [
         sys.executable, "-m", "autograder.cli", "grade", str(tmp_path / "in"),
         "--root", str(root), "--out", str(tmp_path / "out"), "--jobs", "2",
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(site), "COLUMNS": "120"}
+    environment = {**knowing(root), "COLUMNS": "120"}
     first = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert first.returncode == 1, first.stderr
     assert "100 of 100" in first.stdout and "eve.ipynb is empty" in first.stdout
@@ -455,8 +521,8 @@ def test_help_teaches_with_examples(command):
 
 
 @pytest.fixture
-def public(root, chapter, tmp_path, monkeypatch):
-    """The course as students have it: no solutions, and what a kernel needs to check it."""
+def public(root, chapter, tmp_path):
+    """The course as students have it: no solutions."""
     folder = tmp_path / "public"
     shutil.copytree(root, folder, ignore=shutil.ignore_patterns("solutions"))
     (folder / "notebooks").mkdir()
@@ -465,15 +531,7 @@ def public(root, chapter, tmp_path, monkeypatch):
         if "".join(cell["source"]).startswith("# NBVAL_CHECK_OUTPUT"):
             text = "tensor([0, 2, 4])\n"
             cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": text}]
-        if cell["metadata"].get("setup"):
-            cell["source"] += ["\n", "start('mini')"]
     (folder / "notebooks" / "mini.ipynb").write_bytes(make.encoded(notebook))
-    site = tmp_path / "site"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(
-        f"import course.checks; course.checks.__path__.append({str(root.parent / 'checks')!r})"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(site))
     return folder
 
 

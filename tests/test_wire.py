@@ -247,8 +247,8 @@ def test_malformed_frames_are_refused(data):
 
 def decode(node, payload=(), new=(), peer=None):
     header = {"new": [[n, "cpu"] for n in new], "dirty": []}
-    arrays = [np.frombuffer(p, np.uint8) for p in payload]
-    return Decoder(peer or Peer(0), header, arrays).value(node)
+    payload = [bytes(p) for p in payload]
+    return Decoder(peer or Peer(0), header, payload).value(node)
 
 
 def tensor(**changes):
@@ -321,7 +321,7 @@ def test_hostile_nodes_are_refused(node):
 )  # fmt: skip
 def test_hostile_memory_is_refused(header):
     with pytest.raises(WireError):
-        Decoder(Peer(0), header, [np.zeros(4, np.uint8)])
+        Decoder(Peer(0), header, [bytes(4)])
 
 
 def test_shared_memory_keeps_its_size():
@@ -330,9 +330,9 @@ def test_shared_memory_keeps_its_size():
     line.send(x)
     (number,) = line.here.buffers
     with pytest.raises(WireError):
-        Decoder(line.here, {"new": [], "dirty": [number]}, [np.zeros(999, np.uint8)])
+        Decoder(line.here, {"new": [], "dirty": [number]}, [bytes(999)])
     with pytest.raises(WireError):
-        Decoder(line.here, {"new": [[number, "cpu"]], "dirty": []}, [np.zeros(16, np.uint8)])
+        Decoder(line.here, {"new": [[number, "cpu"]], "dirty": []}, [bytes(16)])
 
 
 NODES = st.recursive(
@@ -355,7 +355,7 @@ def test_random_nodes_give_a_value_or_a_wire_error(tag, rest):
 
 REPLY = {
     "new": [], "dirty": [], "states": [], "value": 1, "containers": [], "graph": None,
-    "gradients": [], "farewell": [[], []], "sizes": [],
+    "gradients": [], "farewell": [[], []], "sizes": [], "called": [],
 }  # fmt: skip
 
 
@@ -385,6 +385,7 @@ def test_a_plain_reply_is_read():
         {"graph": {"id": 1, "leaves": [], "rebased": [5]}}, {"farewell": 1}, {"farewell": [[]]},
         {"containers": [[0, ["dict", []]]]}, {"containers": [[9, ["list", []]]]},
         {"containers": [[0, ["list", [["yours", 0]]]]]}, {"new": None}, {"dirty": [1]},
+        {"called": 3}, {"called": [[]]},
         {"error": {"type": "E", "message": "", "mro": [], "args": [], "frames": []}},
         {"error": {"type": "E", "message": "", "mro": ["x"], "args": [[]], "frames": [1]}},
     ],

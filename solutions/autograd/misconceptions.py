@@ -188,12 +188,13 @@ def vjp(f, x, v):
     "is v J: one number per input.",
 )
 def vjp(f, x, v):
-    y = f(x)
+    leaf = x.detach().clone().requires_grad_()
+    y = f(leaf)
     if v.shape != y.shape:
         raise ValueError("shape of v")
-    J = torch.autograd.functional.jacobian(f, x).reshape(y.numel(), x.numel())
+    rows = [torch.autograd.grad(entry, leaf, retain_graph=True)[0] for entry in y.flatten()]
     direction = v.flatten() if v.numel() == x.numel() else torch.ones_like(x).flatten()
-    return J @ direction
+    return torch.stack(rows).flatten(1) @ direction
 
 
 @misconception(

@@ -103,7 +103,8 @@ def lenet_reference(weights, x, pool=F.max_pool2d):
 
 def lenet_weights(in_ch, size, classes, device):
     return {
-        name: randn(*shape, device=device) * (0.5 if len(shape) == 1 else math.prod(shape[1:]) ** -0.5)
+        name: randn(*shape, device=device)
+        * (0.5 if len(shape) == 1 else math.prod(shape[1:]) ** -0.5)
         for name, shape in lenet_shapes(in_ch, size, classes).items()
     }
 
@@ -344,7 +345,9 @@ def test_alexnet(student):
     assert_equal(rows[0], ("features.0", (2, 64, 55, 55), 23296), "the first row")
     assert_equal(rows[5], ("features.5", (2, 192, 13, 13), 0), "the sixth row")
     assert_equal(rows[12], ("features.12", (2, 256, 6, 6), 0), "the last row of the features")
-    assert_equal(rows[15], ("classifier.2", (2, 4096), 37752832), "the row of the first dense layer")
+    assert_equal(
+        rows[15], ("classifier.2", (2, 4096), 37752832), "the row of the first dense layer"
+    )
     assert_equal(rows[-1], ("classifier.7", (2, 1000), 4097000), "the last row")
 
 
@@ -666,7 +669,8 @@ def test_inception_parameters(student, args):
     shapes, module = student.run(inception_shapes, args)
     assert_true(module, "Inception should be an nn.Module.")
     expected = sorted(
-        [list(s) for s in conv_shapes(*args).values()] + [[s[0]] for s in conv_shapes(*args).values()]
+        [list(s) for s in conv_shapes(*args).values()]
+        + [[s[0]] for s in conv_shapes(*args).values()]
     )
     assert_equal([list(s) for s in shapes], expected, "the shapes of the parameters")
 

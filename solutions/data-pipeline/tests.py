@@ -180,6 +180,8 @@ def test_everything_is_possible(student):
     for axis in (0, 1):
         assert_equal(boxes[:, axis].min().item(), 0.0, "the smallest corner")
         assert_equal(boxes[:, axis + 2].max().item(), 16.0, "the largest corner")
+        least = boxes[boxes[:, 2] - boxes[:, 0] == 4][:, axis + 2].max().item()
+        assert_true(least >= 14, f"The smallest shapes end at {least:g} of 16 at the latest.")
     assert_true(not boxes[:, 0].equal(boxes[:, 1]), "x and y should be drawn independently.")
     kinds = np.array([[label, len(b)] for _, label, b in items])
     pairs = {tuple(row) for row in kinds.tolist()}

@@ -672,7 +672,8 @@ def test_no_gradient_into_the_target(student):
 @pytest.mark.exercise("style", points=2)
 @pytest.mark.parametrize("shape", [(1, 3, 5, 4), (2, 1, 2, 7)])
 def test_total_variation(student, device, shape):
-    """tv_loss should be half the sum of two means of absolute differences; 0 for a flat image."""
+    """tv_loss should be half the sum of two means of absolute differences, with its gradient; 0 for
+    a flat image."""
     x = randn(*shape, device=device)
     down, right = x.diff(dim=2).abs().mean(), x.diff(dim=3).abs().mean()
     with unchanged(x):
@@ -690,6 +691,11 @@ def test_total_variation(student, device, shape):
         },
     )
     assert_close(student.tv_loss(torch.full_like(x, 3.0)), torch.zeros_like(got), "a flat image")
+    assert_same_gradients(
+        lambda x: student.tv_loss(x),
+        lambda x: (x.diff(dim=2).abs().mean() + x.diff(dim=3).abs().mean()) / 2,
+        x,
+    )
 
 
 # --- transfer --------------------------------------------------------------------------------
@@ -716,8 +722,9 @@ def transfer(student, content, style, filters, steps, weights):
     no_grad = all(p.grad is None for p in net.parameters())
     learns = all(p.requires_grad for p in net.parameters())
     inputs = torch.equal(old[0], content) and torch.equal(old[1], style)
+    floats = all(isinstance(v, float) for v in history)
     return img.detach().clone(), [float(v) for v in history], (
-        same, no_grad, learns, inputs, bool(img.requires_grad))  # fmt: skip
+        same, no_grad, learns, inputs, bool(img.requires_grad), floats)  # fmt: skip
 
 
 def total_loss(img, content, style, filters, weights):
@@ -769,10 +776,11 @@ def test_loss_falls_and_image_stays_an_image(student, device):
     "weights", [(1.0, 10.0, 0.5), (2.0, 0.0, 0.3), (0.0, 5.0, 0.0), (0.0, 0.0, 1.0)]
 )
 def test_history_is_the_total_loss(student, device, weights):
-    """history[t] should be the weighted sum of the losses of the image before update t."""
+    """history[t] should be the weighted sum of the losses of the image before update t, a float."""
     content, style, filters = inputs(device)
     arguments = (content, style, filters)
-    first, history, _ = student.run(transfer, *arguments, 3, weights)
+    first, history, (*_, floats) = student.run(transfer, *arguments, 3, weights)
+    assert_true(floats, "The history should hold floats: a tensor keeps its whole graph.")
     _, longer, _ = student.run(transfer, *arguments, 4, weights)
     begin = total_loss(content, *arguments, weights)
     assert_close(history[0], begin, "the loss of the content picture", rtol=1e-5)
@@ -786,7 +794,7 @@ def test_everything_else_is_left_alone(student, device):
     """Network, content and style should stay as they are, and no weight should get a .grad."""
     content, style, filters = inputs(device)
     _, _, facts = student.run(transfer, content, style, filters, 5, (1.0, 10.0, 0.1))
-    same, no_grad, _, untouched, live = facts
+    same, no_grad, _, untouched, live, _ = facts
     assert_true(same, "The weights of the network changed.")
     assert_true(no_grad, "A weight of the network got a .grad; ask for the image's only.")
     assert_true(untouched, "The content or the style picture was changed in place.")
