@@ -54,6 +54,8 @@ def main() -> None:
     options = parser.parse_args()
     work: Path = options.work.resolve()
     count, sizes = (4, [10, 40]) if options.quick else (options.count, sorted(options.sizes))
+    if count <= WORKERS:
+        parser.error(f"--count needs more than {WORKERS}: those leave out the start")
     if len(sizes) < 2:
         parser.error("--sizes needs two numbers at least: their difference leaves out the start")
     become_reaper()
@@ -217,16 +219,24 @@ class Bench:
         for name, grade in graders.items():
             say(f"{name}: one submission to warm up")
             grade(self.submissions(1))
-        expected = {assignment.student(n): assignment.score(n) for n in range(count)}
-        folder, costs = self.submissions(count), {}
-        for name, grade in graders.items():
-            say(f"{name}: {count} submissions, {WORKERS} workers")
-            cost, scores = grade(folder)
-            costs[name] = asdict(cost)
-            if scores != expected:
-                wrong = sorted(s for s in expected if scores.get(s) != expected[s])
-                sys.exit(f"{name} gives other scores than expected: {wrong}")
-        return {"submissions": count, "workers": WORKERS, "costs": costs}
+        costs: dict[int, dict[str, Any]] = {}
+        for size in (WORKERS, count):  # the first tells what the start costs
+            folder, costs[size] = self.submissions(size), {}
+            expected = {assignment.student(n): assignment.score(n) for n in range(size)}
+            for name, grade in graders.items():
+                say(f"{name}: {size} submissions, {WORKERS} workers")
+                cost, scores = grade(folder)
+                costs[size][name] = asdict(cost)
+                if scores != expected:
+                    wrong = sorted(s for s in expected if scores.get(s) != expected[s])
+                    sys.exit(f"{name} gives other scores than expected: {wrong}")
+        one_more = {
+            name: {k: (costs[count][name][k] - cost[k]) / (count - WORKERS) for k in cost}
+            for name, cost in costs[WORKERS].items()
+        }
+        return {
+            "submissions": count, "workers": WORKERS, "costs": costs[count], "one more": one_more,
+        }  # fmt: skip
 
     def tests_alone(self) -> float:
         """CPU seconds of an assignment's hidden tests, run in one process on the solution."""
@@ -265,7 +275,7 @@ from course.testing import Student
 torch.set_num_threads(1)
 chapter = load(sys.argv[2], Path(sys.argv[1]))
 namespace = chapter.namespace([])
-for times in (3, 20):  # the first to warm up
+for times in (3, 200):  # the first to warm up
     started = time.process_time()
     for _ in range(times):
         assert all(test.run(Student(namespace)).passed for test in chapter.tests)
@@ -348,9 +358,9 @@ def text(result: dict[str, Any]) -> str:
             f"{row['cpu']:9.1f}{memory:>20}"
         )
     each, cpu = _steady(growth, "seconds"), _steady(growth, "cpu")
-    lines += ["", f"Without the start: {60 / each:.0f} a minute with {WORKERS} workers,"]
+    lines += ["", f"All without their start: {60 / each:.0f} a minute with {WORKERS} workers,"]
     for name in RIVALS:
-        theirs = {kind: costs[name][kind] / count for kind in ("seconds", "cpu")}
+        theirs = compared["one more"][name]
         lines.append(
             f"  {theirs['seconds'] / each:.0f} times {name}'s {60 / theirs['seconds']:.0f}; "
             f"in CPU time {theirs['cpu'] / cpu:.0f} times."

@@ -650,25 +650,12 @@ def embed(ids, W):
 
 @misconception(
     "embedding",
-    hint="Where a token occurs twice, the last gradient overwrites the others. They should "
-    "be added.",
+    hint="Where a token occurs twice, only the last gradient counts: neither `grad[ids] = dy` nor "
+    "`grad[ids] += dy` adds up. Use the one-hot product, or an operation that accumulates.",
 )
 def embed_grad(ids, dy, V, padding_idx=None):
     grad = dy.new_zeros(V, dy.shape[-1])
     grad[ids.flatten()] = dy.reshape(-1, dy.shape[-1])
-    if padding_idx is not None:
-        grad[padding_idx] = 0
-    return grad
-
-
-@misconception(
-    "embedding",
-    hint="`grad[ids] += dy` adds only once for each row, however often the id occurs. Use "
-    "the one-hot product, or an operation that accumulates.",
-)
-def embed_grad(ids, dy, V, padding_idx=None):
-    grad = dy.new_zeros(V, dy.shape[-1])
-    grad[ids.flatten()] += dy.reshape(-1, dy.shape[-1])
     if padding_idx is not None:
         grad[padding_idx] = 0
     return grad
