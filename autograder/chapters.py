@@ -22,6 +22,7 @@ from course.check import load_checks
 from course.testing import Answer, Test, collect
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
+READING = 100  # words a minute of a text with formulas, figures and cells to run
 
 
 class ChapterError(Exception):
@@ -103,6 +104,12 @@ class Chapter:
     def checks(self) -> list[Test]:
         """The public checks."""
         return collect(load_checks(self.id))
+
+    @property
+    def minutes(self) -> tuple[int, int]:
+        """To read it and run its cells, and to do its exercises."""
+        words = sum(len(c.source.split()) for c in self.notebook.cells if c.cell_type == "markdown")
+        return 5 * round(words / READING / 5), sum(e.minutes for e in self.exercises.values())
 
     @cached_property
     def hints(self) -> dict[str, list[str]]:

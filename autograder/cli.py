@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import json
+import multiprocessing.forkserver
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -58,7 +59,11 @@ out, err = Console(), Console(stderr=True)
 
 Chapters = Annotated[list[str] | None, typer.Argument(help="Ids; all of them if none is given.")]
 Root = Annotated[
-    Path | None, typer.Option(help="The repository; by default the one around this folder.")
+    Path | None,
+    typer.Option(
+        help="The repository, in the version that is installed; by default the one around this "
+        "folder."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 NoSandbox = Annotated[
@@ -250,6 +255,8 @@ def grade(
     - `autograder grade alice.ipynb --force --json`
     - `autograder grade submitted/ --dask tcp://head:8786` workers that share these folders
     """
+    if not dask:
+        _start_forkserver()
     from autograder.cluster import cluster
     from autograder.grade import grade
 
@@ -473,6 +480,13 @@ def mutants(
         _print_json([result.as_dict() for result in results])
     if not all(result.passed for result in results):
         raise typer.Exit(FOUND)
+
+
+def _start_forkserver() -> None:
+    """Start the process that graders are forked from: it imports torch while this one does."""
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        multiprocessing.set_forkserver_preload(["autograder.grade"])
+        multiprocessing.forkserver.ensure_running()
 
 
 @contextmanager

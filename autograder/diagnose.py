@@ -70,4 +70,4 @@ def _signature(outcome: Outcome) -> tuple[str, ...]:
 
 def _reason(outcome: Outcome) -> str:
     """The reason without the line of code that raised, which is everyone's own."""
-    return re.sub(r" \(in \w+, line \d+.*\)$", "", outcome.reason, flags=re.S)
+    return re.sub(r" \(in [\w<>]+, line \d+.*\)$", "", outcome.reason, flags=re.S)

@@ -38,14 +38,14 @@ def forbidden_uses(
     if not forbid:
         return []
     found: dict[tuple[str, int], Use] = {}
-    canonical = {_canonical(path) for path in forbid}
+    wanted = {canonical(path) for path in forbid}
     objects = [thing for path in forbid if (thing := _object(path)) is not None]
     last = {path.split(".")[-1] for path in forbid}
 
     def is_forbidden(path: str) -> bool:
         if path.startswith(("torch.ops.", "torch._")):  # the same functions by their inner names
             return not last.isdisjoint(path.split("."))
-        if _canonical(path) in canonical:
+        if canonical(path) in wanted:
             return True
         thing = _object(path)
         return thing is not None and any(thing is one for one in objects)
@@ -162,7 +162,7 @@ class Names:
         return [f"torch.Tensor.{method.attr}"] if known else []
 
 
-def _canonical(path: str) -> str:
+def canonical(path: str) -> str:
     """One path for a function that torch offers as function and as method."""
     head, _, last = path.rpartition(".")
     if head == "torch.Tensor" or (head == "torch.nn.functional" and hasattr(torch, last)):

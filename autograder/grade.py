@@ -39,6 +39,7 @@ from autograder.runner import StudentProcess, ZygoteError
 from autograder.sandbox import available, require
 from autograder.submissions import Entry, collect
 from autograder.workers import TEST_SECONDS, Workers, cell_notes, limits, run_attempt
+from course import testing
 from course.testing import Counterexample, Outcome
 
 MAX_TEXT = 1_000  # characters of one reason or value: students choose what they print
@@ -250,14 +251,14 @@ class Slot:
 # The modules that decide what a record says; an edit of a report makes no record stale.
 GRADING = (
     "chapters", "diagnose", "forbidden", "grade", "notebook", "remote", "replay", "runner",
-    "sandbox", "wire", "worker", "workers",
+    "sandbox", "usage", "wire", "worker", "workers",
 )  # fmt: skip
 
 
 def tests_hash(root: Path, chapter: str | None) -> str:
     """Of everything but the submission that a record depends on."""
     files = [Path(__file__).with_name(f"{name}.py") for name in GRADING]
-    files.append(root / "course" / "testing.py")
+    files.append(Path(testing.__file__))  # it judges, whatever the repository has
     if chapter is not None:
         files += (root / "solutions" / chapter).glob("*")
         files.append(root / "course" / "checks" / f"{chapter.replace('-', '_')}.py")

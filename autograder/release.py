@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 import os
+import pkgutil
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,7 @@ from autograder.chapters import (
     syllabus,
     without_markers,
 )
+from autograder.forbidden import canonical
 from autograder.markdown import MystError, PlainMarkdown, read_bibliography
 
 CHECKED = "# NBVAL_CHECK_OUTPUT"
@@ -385,11 +387,12 @@ def _card(chapter: Chapter, run: Run, root: Path) -> str:
     ]
     graded = [e for e in chapter.exercises.values() if e.points]
     total = sum(e.points for e in graded)
+    reading, doing = chapter.minutes
     facts = [
         f"**Chinese title**: {entries[chapter.id]['zh']}",
         f"**You need**: {', '.join(needs) or 'Python and first-year mathematics'}",
-        f"**Time**: about {entries[chapter.id]['minutes']} minutes, of which your computer "
-        f"calculates {max(run.cpu_seconds, 1)} seconds (one CPU core)",
+        f"**Time**: about {reading} minutes to read and run, {doing} for the exercises; your "
+        f"computer calculates for {max(run.cpu_seconds, 1)} seconds (one CPU core)",
         f"**Exercises**: {len(graded)}, worth {total:g} points",
         f"**Data**: {meta['data']}",
     ]
@@ -402,6 +405,7 @@ def _task(exercise: Exercise, hints: Sequence[str]) -> str:
     """The heading of an exercise, and its hints, each inside the one before."""
     stars = "●" * exercise.difficulty + "○" * (3 - exercise.difficulty)
     worth = f"{exercise.points:g} points · " if exercise.points else ""
+    without = f"To be solved without {_listed(exercise.forbid)}.\n\n" if exercise.forbid else ""
     staged = ""
     for number in range(len(hints), 0, -1):
         staged = (
@@ -410,8 +414,21 @@ def _task(exercise: Exercise, hints: Sequence[str]) -> str:
         )
     return (
         f"### Exercise `{exercise.id}`: {exercise.title}\n\n"
-        f"{worth}{exercise.minutes} minutes · difficulty {stars}\n\n{staged}"
+        f"{worth}{exercise.minutes} minutes · difficulty {stars}\n\n{without}{staged}"
     ).rstrip()
+
+
+def _listed(paths: Sequence[str]) -> str:
+    """`F.conv2d`, `nn.Conv2d`: library functions as students write them, each once."""
+    kept: dict[str, str] = {}
+    for path in paths:  # `torch.topk` stands for `torch.Tensor.topk`, too
+        things = [pkgutil.resolve_name(other) for other in kept.values()]
+        if all(pkgutil.resolve_name(path) is not thing for thing in things):
+            kept.setdefault(canonical(path), path)
+    text = ", ".join(f"`{path}`" for path in kept.values())
+    for long, short in (("torch.nn.functional.", "F."), ("torch.nn.", "nn."), ("numpy.", "np.")):
+        text = text.replace(f"`{long}", f"`{short}")
+    return text
 
 
 def _bootstrap(root: Path) -> str:

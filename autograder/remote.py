@@ -11,16 +11,18 @@ import functools
 import json
 import math
 import socket
+import time
 import weakref
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from autograder.usage import EVERY
 from autograder.wire import (
     Decoder,
     Encoder,
@@ -60,9 +62,11 @@ class Channel:
     def __init__(self, sock: socket.socket):
         self._sock = sock
         self.cause: Callable[[], str] = lambda: ""  # asked for the reason when the worker is gone
+        self.excess: Callable[[], str] = lambda: ""  # asked now and then what bound is broken
         self.deadline = math.inf  # a time.monotonic()
         self.limit = math.inf  # the seconds that led to this deadline, for the message
         self.lost: AnswerLost | None = None
+        self.exceeded = False  # it was lost for a bound that it broke with all that it started
 
     def exchange(self, header: bytes, tail: dict, payload: list) -> tuple[dict, list]:
         """Send a request and wait for its answer.
@@ -73,6 +77,7 @@ class Channel:
         self.check()
         try:
             send_frame(self._sock, header, tail, payload, self.deadline)
+            self._wait()
             return receive_frame(self._sock, self.deadline)
         except TimeoutError:
             raise self.lose("timed out", f"It did not finish within {self.limit:g} s.") from None
@@ -81,6 +86,20 @@ class Channel:
             raise self.lose("crashed", reason) from None
         except WireError as error:
             raise self.lose("crashed", f"Its answer is not readable: {error}") from None
+
+    def _wait(self) -> None:
+        """Wait for the beginning of an answer."""
+        while True:
+            if reason := self.excess():
+                self.exceeded = True
+                raise self.lose("crashed", reason)
+            left = self.deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self._sock.settimeout(min(left, EVERY))
+            with suppress(TimeoutError):
+                self._sock.recv(1, socket.MSG_PEEK)
+                return
 
     def check(self) -> None:
         """Raise what ended the line, if it ended."""

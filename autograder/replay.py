@@ -48,7 +48,8 @@ def replay(data: bytes, released: bytes, name: str, root: Path, isolated: bool =
         ]  # fmt: skip
         try:
             if isolated:
-                sandbox.run(command, folder, home, TOTAL_SECONDS)
+                if reason := sandbox.run(command, folder, home, TOTAL_SECONDS):
+                    return [f"The whole notebook could not be executed. {reason}"]
             else:
                 paths = filter(None, (str(home), os.environ.get("PYTHONPATH")))
                 environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

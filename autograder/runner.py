@@ -25,6 +25,7 @@ from typing import Any
 from autograder import sandbox
 from autograder.remote import Channel, RemoteStudent
 from autograder.sandbox import BOUNDS, Bounds, SandboxError
+from autograder.usage import Watch
 from course.testing import AnswerLost, Outcome, Test, seed_of
 
 __all__ = [
@@ -188,12 +189,15 @@ class StudentZygote:
             "bounds": asdict(bounds),
         }
         try:
-            self.layers = frozenset(self._request(settings)["layers"])
+            ready = self._request(settings)
+            self.layers = frozenset(ready["layers"])
             if layers:
                 sandbox.require(self.layers)
         except (ZygoteError, SandboxError):
             self.close()
             raise
+        folder = None if "view" in self.layers else self._scratch
+        self._watch = Watch(ready["pid"], bounds, folder)
 
     def __enter__(self) -> StudentZygote:
         return self
@@ -207,7 +211,7 @@ class StudentZygote:
         with theirs:
             pid = self._request({}, theirs.fileno())["pid"]
         worker = Spawned(Channel(ours), pid, self)
-        worker.channel.cause = worker.cause
+        worker.channel.cause, worker.channel.excess = worker.cause, self._watch.excess
         return worker
 
     def spawn(self, cells: Sequence[Cell], limits: Limits = Limits()) -> StudentProcess:
@@ -315,6 +319,7 @@ class _Clock:
     """The deadline of a case: its own limit, or what is left of the exercise's."""
 
     limits: Limits
+    inherited: RemoteStudent | None = None  # other exercises used it, and may have left something
     hung: bool = False  # a test ran out of time
     hangs: dict[str, int] = field(default_factory=dict)  # of what was called; how often in a row
     started: float = field(default_factory=time.monotonic)
@@ -362,7 +367,7 @@ def run_exercise(
     reason says so; a function that did so twice in a row is not called again, and the tests that
     would are reported as "not run". When the exercise's time is over, the rest has "timed out".
     """
-    clock = _Clock(limits or submission.limits)
+    clock = _Clock(limits or submission.limits, submission._student)
     outcomes = []
     for test in tests:
         if time.monotonic() - clock.started > clock.limits.exercise:
@@ -383,6 +388,8 @@ def _run(test: Test, submission: StudentProcess, clock: _Clock, device: str) -> 
             test.run_case(student, index, device)
             student.check()
         except Exception as error:
+            if student.channel.exceeded and student is clock.inherited:
+                return _run(test, submission, clock, device)  # in a worker of its own
             return _outcome(test, student, index, error)
         finally:
             clock.learn(student)

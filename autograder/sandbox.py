@@ -27,9 +27,12 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from autograder.usage import EVERY, Watch
 
 LAYERS = {
     "view": "Files: only Python, the packages and the course exist; scratch space is in memory.",
@@ -56,6 +59,7 @@ class Bounds:
     """What one worker may use, with all that it starts unless said otherwise."""
 
     memory: int = 8 << 30  # bytes of address space, of each process
+    together: int = 8 << 30  # bytes of memory that all processes really use; see `usage`
     processes: int = 64  # threads included
     cpu: int = 900  # seconds, of each process
     file: int = 256 << 20  # bytes of one file
@@ -82,7 +86,7 @@ class Bounds:
             case OSError(errno=errno.EFBIG):
                 return f"the grader allows files of {_size(self.file)}"
             case OSError(errno=errno.ENOSPC):
-                return f"the grader allows {_size(self.scratch)} in {self.files:,} files"
+                return self._files()
             case OSError(errno=errno.EMFILE):
                 return f"the grader allows {self.open_files} open files"
             case OSError(errno=errno.EACCES | errno.EROFS | errno.EPERM):
@@ -92,9 +96,22 @@ class Bounds:
     def __str__(self) -> str:
         return (
             f"A process has {_size(self.memory)} of memory, {self.cpu} s of CPU time and "
-            f"{self.open_files} open files; a worker has {self.processes} processes and threads "
-            f"and {_size(self.scratch)} in {self.files:,} files of {_size(self.file)} at most."
+            f"{self.open_files} open files; a worker has {self.processes} processes and threads, "
+            f"{_size(self.together)} of memory in use, and {_size(self.scratch)} in "
+            f"{self.files:,} files of {_size(self.file)} at most."
         )
+
+    def too_much_memory(self) -> str:
+        """A sentence on `together`."""
+        size = _size(self.together)
+        return f"The grader allows {size} of memory to all processes of an answer together."
+
+    def too_many_files(self) -> str:
+        """A sentence on `scratch` and `files`."""
+        return f"T{self._files()[1:]}."
+
+    def _files(self) -> str:
+        return f"the grader allows {_size(self.scratch)} in {self.files:,} files"
 
     def _memory(self) -> str:
         return f"the grader allows {_size(self.memory)} of memory"
@@ -415,6 +432,10 @@ class Sandbox:
         except RecursionError:  # thousands of folders, one in the other
             subprocess.run(["rm", "-rf", "--", folder], stderr=subprocess.DEVNULL)
 
+    def own_pid(self) -> int:
+        """This process's number as the machine has it, outside of all namespaces."""
+        return int(os.readlink("self", dir_fd=self._proc))
+
     def parents(self) -> Iterator[tuple[int, int]]:
         """All processes of the machine, each with its parent."""
         for name in filter(str.isdigit, os.listdir(self._proc)):
@@ -708,11 +729,13 @@ def _works(layer: str, bounds: Bounds, scratch: Path) -> bool:
     return works
 
 
-def run(command: Iterable[str], folder: Path, home: Path, seconds: float) -> None:
+def run(command: Iterable[str], folder: Path, home: Path, seconds: float) -> str:
     """Run a program in a sandbox in which only `folder` can be written; its output is dropped.
 
     Args:
         home: the folder of the package `course`.
+    Returns:
+        the bound that it broke, as a sentence; "" where it came to its end.
     Raises:
         SandboxError: this machine has not what it takes.
         subprocess.TimeoutExpired: it takes longer; all that it started is ended.
@@ -721,14 +744,27 @@ def run(command: Iterable[str], folder: Path, home: Path, seconds: float) -> Non
         raise SandboxError("This machine cannot isolate a whole notebook; see `autograder doctor`.")
     with tempfile.TemporaryDirectory() as scratch:
         places = map(str, (scratch, folder, home))
-        subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, "-P", "-m", __name__, "run", *places, *command],
             cwd=folder,
             env={**environment(folder), "TMPDIR": str(folder)},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=seconds,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
+        watch, until = Watch(process.pid, BOUNDS, folder), time.monotonic() + seconds
+        try:
+            while process.poll() is None:
+                if reason := watch.excess():
+                    return reason
+                if time.monotonic() > until:
+                    raise subprocess.TimeoutExpired(process.args, seconds)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(EVERY)
+        finally:
+            process.kill()
+            process.wait()
+    return ""
 
 
 def _prefer(home: Path) -> None:

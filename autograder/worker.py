@@ -580,5 +580,6 @@ def main(control: socket.socket, sandbox: Sandbox, imports: list[str]) -> None:
     gc.freeze()  # the collector would touch, and so copy, every page that a worker shares
     _use_large_pages()
     sandbox.shut()
-    control.send(json.dumps({"layers": sorted(sandbox.layers)}).encode())
+    ready = {"layers": sorted(sandbox.layers), "pid": sandbox.own_pid()}
+    control.send(json.dumps(ready).encode())
     Zygote(control, sandbox).serve()

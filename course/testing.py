@@ -111,14 +111,14 @@ class AnswerLost(Exception):
 
 def brief(value: Any, digits: int = 4) -> str:
     """A short text for a value: small tensors in full, large ones by shape and first values."""
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "biufc":  # texts, objects
+        return brief(value.tolist(), digits)
     if isinstance(value, (torch.Tensor, np.ndarray)):
-        tensor = torch.as_tensor(value).detach().cpu()
-        tensor = tensor.to_dense() if tensor.is_sparse else tensor
-        numbers_ = tensor.flatten()[:16].tolist()
-        if tensor.numel() <= 16:
-            return _nested(tensor, digits)
-        first = ", ".join(brief(v, digits) for v in numbers_[:3])
-        return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)} [{first}, …]"
+        tensor = torch.as_tensor(value)
+        try:
+            return _brief_tensor(tensor, digits)
+        except Exception:  # nothing to read: on the meta device, ragged, not initialised yet
+            return f"a {_dtype(tensor)} tensor on {tensor.device} without readable values"
     if isinstance(value, bool) or value is None:
         return repr(value)
     if isinstance(value, (float, complex, np.floating)):
@@ -137,6 +137,19 @@ def brief(value: Any, digits: int = 4) -> str:
         return getattr(value, "__name__", "a function")
     text = re.sub(r" at 0x[0-9a-f]+", "", repr(value))
     return text if len(text) <= 120 else text[:117] + "…"
+
+
+def _brief_tensor(tensor: torch.Tensor, digits: int) -> str:
+    tensor = tensor.detach().cpu()
+    tensor = tensor if tensor.layout == torch.strided else tensor.to_dense()
+    if tensor.numel() <= 16:
+        return _nested(tensor, digits)
+    first = ", ".join(brief(v, digits) for v in tensor.flatten()[:3].tolist())
+    return f"{_dtype(tensor)}{list(tensor.shape)} [{first}, …]"
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _nested(tensor: torch.Tensor, digits: int) -> str:
@@ -429,7 +442,23 @@ def assert_equal(got: Any, expected: Any, what: str = "the result") -> None:
     ):
         raise _unlike(got, expected, f"{what} should be {_kind(expected)}, not {_kind(got)}.")
     if got != expected:
-        raise _unlike(got, expected, f"{what} should be {brief(expected, 6)}, not {brief(got, 6)}.")
+        place, got, expected = _apart(got, expected)
+        what, digits = what + place, 6 if brief(got, 6) != brief(expected, 6) else 17
+        shown = brief(expected, digits), brief(got, digits)
+        reason = _capital(f"{what} should be {shown[0]}, not {shown[1]}.")
+        raise Mismatch(reason, expected=shown[0], got=shown[1])
+
+
+def _apart(got: Any, expected: Any, place: str = "") -> tuple[str, Any, Any]:
+    """Where two unequal values differ, in case that their short texts do not show it."""
+    if brief(got, 6) != brief(expected, 6) or not isinstance(expected, (list, tuple, str)):
+        return place, got, expected
+    for i, (g, e) in enumerate(zip(got, expected, strict=False)):
+        if g != e and isinstance(expected, str):
+            return f"{place}[{i}:]", got[i:], expected[i:]
+        if g != e:
+            return _apart(g, e, f"{place}[{i}]")
+    return f"{place} (its length)", len(got), len(expected)
 
 
 def assert_shape(got: Any, shape: Sequence[int], what: str = "the output") -> None:

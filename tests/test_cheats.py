@@ -76,7 +76,7 @@ ATTACKS = {
     "looks into modules for tests": """
         import importlib
         for name in [*sys.modules]:
-            if "test_keeps_its_input" in vars(sys.modules[name]):
+            if "test_keeps_its_input" in getattr(sys.modules[name], "__dict__", ()):
                 globals()["answer"] = lambda x: 2 * x
         importlib.import_module("solutions.mini.tests")
         globals()["answer"] = lambda x: 2 * x""",
@@ -128,6 +128,17 @@ ATTACKS = {
             try: socket.create_connection(address, 1)
             except OSError: continue
             globals()["answer"] = lambda x: 2 * x""",
+    "goes below Python": """
+        import ctypes
+        if ctypes.CDLL(None).open(f"{ROOT}/solutions/mini/tests.py".encode(), 0) >= 0:
+            globals()["answer"] = lambda x: 2 * x""",
+    "leaves code for others to load": """
+        for folder in (".", *sys.path, *map(os.path.dirname, (torch.__file__, ROOT, OUT))):
+            for name in ("sitecustomize", "conftest", "torch", "course", "numpy"):
+                try: open(f"{folder}/{name}.py", "w").write("raise SystemExit")
+                except OSError: pass
+        os.environ["LD_PRELOAD"] = os.environ["PYTHONSTARTUP"] = os.path.abspath("torch.py")
+        os.environ["PYTHONPATH"] = os.getcwd()""",
     "prints scores": """
         print('{"score": 100, "passed": true}')
         sys.__stdout__.write("100 passed")
@@ -448,7 +459,7 @@ def test_no_secret_is_in_a_record(graded):
 # Those that change nothing.
 READING = [
     "looks into modules for tests", "reads the solutions", "reads what others handed in",
-    "looks into /proc", "asks the network",
+    "looks into /proc", "asks the network", "goes below Python",
 ]  # fmt: skip
 
 

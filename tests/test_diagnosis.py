@@ -1,4 +1,4 @@
-"""A wrong answer that is a known misconception gets its hint, however its variables are called."""
+"""A known misconception fails, and gets its hint, however its variables are called."""
 
 import ast
 from functools import cache
@@ -13,7 +13,7 @@ from autograder.chapters import Chapter, chapter_ids, find_root, load
 from autograder.diagnose import Diagnosis
 from autograder.notebook import Blank, read
 from autograder.workers import Workers, limits, run_attempt
-from course.testing import Answer, Test
+from course.testing import Answer, Outcome, Test
 
 ROOT = find_root(Path(__file__).parent)
 CHAPTERS = chapter_ids(ROOT)
@@ -89,27 +89,40 @@ def test_answers_of_the_authors_run_on_the_students_device(mini):
     assert seen == ["cuda", "cpu"]
 
 
-def hint_for(answer: Answer, source: str, diagnosis: Diagnosis, workers: Workers) -> str:
-    """The hint that a student gets who hands this in, all else being right."""
+@pytest.mark.parametrize("place", ["f, line 4: x + y", "<lambda>, line 3: lambda a: a[0]"])
+def test_the_line_that_raised_does_not_tell_answers_apart(place):
+    outcome = Outcome(
+        "test_it", "double", "It should be.", 1, "failed", f"TypeError: no (in {place})"
+    )
+    assert diagnose._reason(outcome) == "TypeError: no"
+
+
+def graded(answer: Answer, source: str, diagnosis: Diagnosis, workers: Workers) -> tuple[bool, str]:
+    """Whether all tests pass for a student who hands this in, all else right; and the hint."""
     owner = diagnosis.chapter
     data = encoded(with_answer(owner, answer.exercise, source))
     submission = read(data, owner.id, {owner.id: blank(owner.id)})
     tests = diagnose.tests_of(owner, answer.exercise)  # by any other name pytest would collect it
     with workers.spawn(submission, limits(10)) as process:
         outcomes, _, _ = run_attempt(tests, answer.exercise, submission, process, diagnosis.device)
-    return diagnosis.hint(answer.exercise, outcomes)
+    passed = all(outcome.passed for outcome in outcomes)
+    return passed, diagnosis.hint(answer.exercise, outcomes)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_misconceptions_are_named(name, device):
+def test_misconceptions_fail_and_are_named(name, device):
     diagnosis, workers = Diagnosis(chapter(name), device), Workers(gpu=float(device != "cpu"))
+    passing, unnamed = [], {}
     try:
-        unnamed = {
-            f"{answer.exercise}, {answer.name}: {answer.hint}": got
-            for answer in chapter(name).misconceptions
-            if (got := hint_for(answer, renamed(answer.source), diagnosis, workers)) != answer.hint
-        }
+        for answer in chapter(name).misconceptions:
+            passed, hint = graded(answer, renamed(answer.source), diagnosis, workers)
+            which = f"{answer.exercise}, {answer.name}: {answer.hint}"
+            if passed:
+                passing.append(which)
+            elif hint != answer.hint:
+                unnamed[which] = hint
     finally:
         workers.close()
+    assert passing == []
     assert len(unnamed) <= 0.05 * len(chapter(name).misconceptions), unnamed

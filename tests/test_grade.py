@@ -557,6 +557,25 @@ def test_check_says_what_the_notebook_says(public, chapter):
     assert {r.status for r in untouched.reports} == {"not attempted"}
 
 
+def test_check_tells_what_is_forbidden_as_the_grader_does(public, chapter, grade):
+    """Else a student sees green and then loses the exercise."""
+    path = answer(public, chapter, double="def double(x):\n    return torch.add(x, x)")
+    result = selfcheck(path, public)
+    sentence = (
+        "Line 2 of code cell 2 uses `torch.add`, which this exercise is to be solved without."
+    )
+    assert not result.passed
+    assert result.reports[0].status == "not yet"
+    assert str(result).count(sentence) == 1
+    (row,) = grade(path)
+    assert row.notes == (f"double forbidden: {sentence}",)
+
+
+def test_check_tells_once_why_nothing_was_run(public, chapter):
+    result = selfcheck(answer(public, chapter, count="class Counter:\n    def step(:"), public)
+    assert str(result).count("Its cell is no valid Python") == 1
+
+
 def test_check_compares_printed_results_once_all_checks_hold(public, chapter):
     result = selfcheck(answer(public, chapter), public)
     assert result.passed and result.differences == ()

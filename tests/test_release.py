@@ -67,6 +67,8 @@ def test_release(released):
     assert "git+https://example.org/mini" in by_id(student)["install"].source
     assert student.cells[0].source == "# A tiny chapter"
     assert by_id(student)["exercise-double"].metadata["forbid"] == ["torch.add"]
+    assert "difficulty ●○○\n\nTo be solved without `torch.add`.\n" in task
+    assert "solved without" not in by_id(student)["task-count"].source
 
     assert "doubling\n  **加倍**. Twice as much." in (root / "book/glossary.md").read_text()
 

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 from autograder import sandbox
 from autograder.cli import app
 from autograder.remote import RemoteError
-from autograder.runner import Cell, Limits, StudentZygote, ZygoteError
+from autograder.runner import Cell, Limits, StudentZygote, ZygoteError, run_exercise
 from autograder.sandbox import BOUNDS, LAYERS, SandboxError
-from course.testing import AnswerLost
+from course.testing import AnswerLost, Test
 
 if sandbox.missing(sandbox.available()):
     pytest.skip("this machine cannot isolate anything", allow_module_level=True)
@@ -31,7 +31,10 @@ MACHINES = {
     "container": ["landlock", "seccomp", "user"],
     "namespaces": ["network", "processes", "user", "view"],
 }
-SMALL = replace(BOUNDS, processes=12, cpu=1, file=1 << 20, scratch=4 << 20, files=50, open_files=32)
+SMALL = replace(
+    BOUNDS, together=1 << 30, processes=12, cpu=1, file=1 << 20, scratch=4 << 20, files=50,
+    open_files=32,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=MACHINES)
@@ -127,7 +130,7 @@ def dig():
         for _ in range(1500): os.mkdir("d"); os.chdir("d")
     except OSError: pass
 """
-    with zygote.spawn([Cell("c", source)]) as process:
+    with zygote.spawn([Cell("c", source)]) as process, contextlib.suppress(AnswerLost):
         process.student.dig()
     with zygote.spawn([Cell("c", "x = 1")]) as process:
         assert process.student.x == 1
@@ -332,6 +335,85 @@ def test_files_are_limited_together_where_they_are_in_memory(zygote, answer, cod
         pytest.skip("its files are on disk, limited one by one")
     with pytest.raises(OSError, match="4 MB in 50 files"):
         answer(f"def f(): {code}").f()
+
+
+def test_memory_is_limited_together(zygote):
+    """Each process keeps to its own limit; what they share with each other counts once."""
+    source = f"""{IMPORTS}
+def take(size):
+    for _ in range(6):
+        if not os.fork():
+            held = torch.ones(size << 18)
+            time.sleep(60)
+    time.sleep(3)
+"""
+    cell = [Cell("c", source)]
+    with zygote.spawn(cell) as process:
+        process.student.take(8)
+    told = pytest.raises(AnswerLost, match="1 GB of memory to all processes of an answer together")
+    with zygote.spawn(cell) as process, told:
+        process.student.take(256)
+    assert running(zygote._process.pid) == []
+
+
+def test_what_one_exercise_leaves_behind_is_not_held_against_the_next(zygote):
+    def take(student):
+        """take() should return."""
+        student.take()
+
+    def nothing(student):
+        """one() should be 1."""
+        assert student.one() == 1
+
+    source = f"""{IMPORTS}
+def take():
+    for _ in range(6):
+        if not os.fork():
+            held = torch.ones(1 << 26)
+            time.sleep(60)
+def one():
+    time.sleep(1)
+    return 1
+"""
+    with zygote.spawn([Cell("c", source)]) as process:
+        for function, name in ((take, "a"), (nothing, "b")):
+            test = Test("test", name, function.__doc__, 1, function)
+            assert [o.status for o in run_exercise([test], process)] == ["passed"]
+
+
+LEFT = {
+    "files": "open(f'{n}', 'wb').write(bytes(1 << 20))",
+    "files without a name":
+        "o = open('f', 'wb'); o.write(bytes(1 << 20)); os.remove('f'); kept.append(o)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LEFT)
+def test_files_on_disk_are_limited_together(zygote, answer, kind):
+    if is_confined_by(zygote, "view"):
+        pytest.skip("its files are in memory, where the system limits them")
+    student = answer(f"{IMPORTS}kept = []\ndef f(n): {LEFT[kind]}; time.sleep(0.05)")
+    with pytest.raises(AnswerLost, match="4 MB in 50 files"):
+        for n in range(200):
+            student.f(n % 20)
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("open(f'{n}', 'wb').write(bytes(1 << 20))", "The grader allows 4 MB in 50 files."),
+        ("held.append(b'x' * (32 << 20))", "512 MB of memory to all processes"),
+        ("break", ""),
+    ],
+)
+def test_a_whole_program_keeps_to_the_bounds(tmp_path, monkeypatch, code, sentence):
+    if not sandbox.available() >= sandbox._FOR_PROGRAMS:
+        pytest.skip("this machine cannot isolate a program")
+    bounds = replace(BOUNDS, together=512 << 20, scratch=4 << 20, files=50)
+    monkeypatch.setattr(sandbox, "BOUNDS", bounds)
+    program = f"import time\nheld = []\nfor n in range(500):\n    {code}\n    time.sleep(0.05)"
+    found = sandbox.run([sys.executable, "-c", program], tmp_path, sandbox.course_home(), 60)
+    assert sentence in found and bool(sentence) == bool(found)
 
 
 def test_cpu_time_is_limited(answer):

@@ -12,6 +12,7 @@ from course.testing import (
     Counterexample,
     Mismatch,
     Student,
+    Test,
     assert_close,
     assert_equal,
     assert_gradcheck,
@@ -77,6 +78,25 @@ def test_equal_is_exact_and_knows_bool_from_int():
     assert "a bool, not an int" in reason(1, True, by=assert_equal)
     assert "should be 2, not 3" in reason(3, 2, by=assert_equal)
     assert "a tuple, not a list" in reason([1], (1,), by=assert_equal)
+
+
+def test_equal_shows_the_place_where_long_values_begin_to_differ():
+    numbers = list(range(12))
+    assert "result[10] should be 10, not -1" in reason(
+        [*numbers[:10], -1, 11], numbers, by=assert_equal
+    )
+    assert "result (its length) should be 12, not 11" in reason(
+        numbers[:-1], numbers, by=assert_equal
+    )
+    assert "result[0][9] should be 9, not 0" in reason(
+        [[*numbers[:9], 0]], [numbers[:10]], by=assert_equal
+    )
+    assert "result[200:] should be 'b', not 'c'" in reason(
+        "a" * 200 + "c", "a" * 200 + "b", by=assert_equal
+    )
+    assert "should be 0.29999999999999999, not 0.30000000000000004" in reason(
+        0.1 + 0.2, 0.3, by=assert_equal
+    )
 
 
 def test_shape_and_true():
@@ -184,7 +204,31 @@ def test_brief_is_short_and_free_of_addresses():
     assert "0x" not in brief(object())
     assert brief((1,)) == "(1,)"
     assert brief(torch.eye(2).to_sparse()) == "[[1, 0], [0, 1]]"
+    assert brief(np.array(["a", "b"])) == "['a', 'b']"
     assert brief(torch.empty(0, 3)) == "an empty tensor of shape (0, 3)"
+
+
+def test_brief_says_so_where_there_are_no_values_to_show():
+    unreadable = [
+        torch.empty(2, 3, device="meta"),
+        torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
+        torch.nn.LazyLinear(3).weight,
+    ]
+    for tensor in unreadable:
+        assert brief(tensor) == f"a float32 tensor on {tensor.device} without readable values"
+    assert brief(torch.eye(2).to_sparse_csr()) == "[[1, 0], [0, 1]]"
+
+
+def test_an_answer_without_values_is_wrong_and_not_unattempted():
+    def test(student):
+        """f(x) should be x."""
+        assert_close(student.f(student.make()), torch.ones(2))
+
+    names = {"f": lambda x: x, "make": lambda: torch.empty(2, device="meta")}
+    outcome = Test("test", "f", "f(x) should be x.", 1, test).run(Student(names))
+    assert outcome.status == "failed"
+    assert outcome.reason == "The output should be on cpu, not meta."
+    assert "without readable values" in outcome.counterexample.inputs
 
 
 # --- collecting and running ---

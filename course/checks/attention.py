@@ -229,7 +229,9 @@ def test_a_query_that_sees_nothing(student):
 
 
 # Token i has the features 10 i, 10 i + 1, ..., so each number tells where it is from.
-TOKENS = torch.tensor([[[10.0 * i + j + 100 * b for j in range(4)] for i in range(3)] for b in (0, 1)])
+TOKENS = torch.tensor(
+    [[[10.0 * i + j + 100 * b for j in range(4)] for i in range(3)] for b in (0, 1)]
+)
 
 
 @pytest.mark.exercise("mha")

@@ -142,6 +142,32 @@ def masked_softmax(scores, valid_lens):
     return scores.softmax(-1).masked_fill(hidden, 0)
 
 
+@misconception(
+    "mask",
+    hint="The lengths are lined up with the queries. A length of shape (B,) belongs to an "
+    "*example*: it needs the axes (B, 1, 1).",
+)
+def masked_softmax(scores, valid_lens):
+    if valid_lens is None:
+        return scores.softmax(-1)
+    lens = valid_lens[None, :, None] if valid_lens.dim() == 1 else valid_lens[..., None]
+    hidden = torch.arange(scores.shape[-1], device=scores.device) >= lens
+    return scores.masked_fill(hidden, -torch.inf).softmax(-1).masked_fill(hidden, 0)
+
+
+@misconception(
+    "mask",
+    hint="Hidden scores are set to 0, and their weights taken away afterwards. But e to the 0 "
+    "is 1: they have had a share of the sum by then. Which score has none?",
+)
+def masked_softmax(scores, valid_lens):
+    if valid_lens is None:
+        return scores.softmax(-1)
+    lens = valid_lens.view(len(scores), -1, 1)
+    keep = torch.arange(scores.shape[-1], device=scores.device) < lens
+    return (scores * keep).softmax(-1) * keep
+
+
 # --- additive --------------------------------------------------------------------------------
 
 
@@ -211,6 +237,41 @@ class Additive(nn.Module):
     def forward(self, queries, keys, values):
         pairs = self.W_q(queries)[:, :, None] + self.W_k(keys)[:, None]
         return self.w_v(pairs).tanh()[..., 0].softmax(-1) @ values
+
+
+@misconception(
+    "additive",
+    hint="The scores are divided by a root. Additive attention needs no such division: the "
+    "tanh keeps its hidden units between -1 and 1, however long the vectors are.",
+)
+class Additive(nn.Module):
+    def __init__(self, q, k, h):
+        super().__init__()
+        self.W_q = nn.Linear(q, h, bias=False)
+        self.W_k = nn.Linear(k, h, bias=False)
+        self.w_v = nn.Linear(h, 1, bias=False)
+
+    def forward(self, queries, keys, values):
+        pairs = self.W_q(queries)[:, :, None] + self.W_k(keys)[:, None]
+        scores = self.w_v(pairs.tanh())[..., 0] / math.sqrt(keys.shape[1])
+        return scores.softmax(-1) @ values
+
+
+@misconception(
+    "additive",
+    hint="Query 0 meets only key 0, query 1 only key 1, and so on. Each query should meet "
+    "*every* key: which two new axes make all pairs?",
+)
+class Additive(nn.Module):
+    def __init__(self, q, k, h):
+        super().__init__()
+        self.W_q = nn.Linear(q, h, bias=False)
+        self.W_k = nn.Linear(k, h, bias=False)
+        self.w_v = nn.Linear(h, 1, bias=False)
+
+    def forward(self, queries, keys, values):
+        scores = self.w_v((self.W_q(queries) + self.W_k(keys)).tanh())[..., 0]
+        return scores.softmax(-1)[..., None] * values
 
 
 # --- dot -------------------------------------------------------------------------------------
@@ -307,6 +368,24 @@ def sdpa(q, k, v, mask=None, is_causal=False):
 
 @misconception(
     "dot",
+    hint="The product is formed first and divided afterwards. In float16 it is infinite by then; "
+    "infinity divided by 8 is still infinity.",
+)
+def sdpa(q, k, v, mask=None, is_causal=False):
+    if is_causal and mask is not None:
+        raise ValueError("either a mask or is_causal")
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    if is_causal:
+        mask = torch.ones_like(scores, dtype=torch.bool).tril()
+    if mask is None:
+        return scores.softmax(-1).nan_to_num() @ v
+    if mask.dtype != torch.bool:
+        return (scores + mask).softmax(-1).nan_to_num() @ v
+    return scores.masked_fill(~mask, -torch.inf).softmax(-1).nan_to_num().masked_fill(~mask, 0) @ v
+
+
+@misconception(
+    "dot",
     hint="A query that may see nothing comes out as nan: its softmax divides 0 by 0. It should "
     "get an output of zeros.",
 )
@@ -322,6 +401,156 @@ def sdpa(q, k, v, mask=None, is_causal=False):
         else:
             scores = scores + mask
     return scores.softmax(-1) @ v
+
+
+@misconception(
+    "dot",
+    hint="The causal mask hides a query's own key too, so the first query sees nothing. Query "
+    "i sees the keys 0, ..., i, and i itself is one of them.",
+)
+def sdpa(q, k, v, mask=None, is_causal=False):
+    if is_causal and mask is not None:
+        raise ValueError("either a mask or is_causal")
+    scores = q / math.sqrt(q.shape[-1]) @ k.transpose(-2, -1)
+    if is_causal:
+        mask = torch.ones_like(scores, dtype=torch.bool).tril(-1)
+    if mask is None:
+        return scores.softmax(-1) @ v
+    if mask.dtype != torch.bool:
+        return (scores + mask).softmax(-1) @ v
+    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1).masked_fill(~mask, 0)
+    return weights @ v
+
+
+@misconception(
+    "dot",
+    hint="The scores are divided by the root of the size of a *value*. What adds up d products "
+    "is the dot product of query and key: d is their last axis.",
+)
+def sdpa(q, k, v, mask=None, is_causal=False):
+    if is_causal and mask is not None:
+        raise ValueError("either a mask or is_causal")
+    scores = q / math.sqrt(v.shape[-1]) @ k.transpose(-2, -1)
+    if is_causal:
+        mask = torch.ones_like(scores, dtype=torch.bool).tril()
+    if mask is None:
+        return scores.softmax(-1) @ v
+    if mask.dtype != torch.bool:
+        return (scores + mask).softmax(-1) @ v
+    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1).masked_fill(~mask, 0)
+    return weights @ v
+
+
+@misconception(
+    "dot",
+    hint="The scores are divided by the root of the number of keys. What grows is the dot "
+    "product, with the number of its products: the length d of one key.",
+)
+def sdpa(q, k, v, mask=None, is_causal=False):
+    if is_causal and mask is not None:
+        raise ValueError("either a mask or is_causal")
+    scores = q / math.sqrt(k.shape[-2]) @ k.transpose(-2, -1)
+    if is_causal:
+        mask = torch.ones_like(scores, dtype=torch.bool).tril()
+    if mask is None:
+        return scores.softmax(-1) @ v
+    if mask.dtype != torch.bool:
+        return (scores + mask).softmax(-1) @ v
+    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1).masked_fill(~mask, 0)
+    return weights @ v
+
+
+@misconception(
+    "dot",
+    hint="The softmax runs along the queries. Each *query* shares itself out among the keys, "
+    "so a row adds up to 1: the last axis.",
+)
+def sdpa(q, k, v, mask=None, is_causal=False):
+    if is_causal and mask is not None:
+        raise ValueError("either a mask or is_causal")
+    scores = q / math.sqrt(q.shape[-1]) @ k.transpose(-2, -1)
+    if is_causal:
+        mask = torch.ones_like(scores, dtype=torch.bool).tril()
+    if mask is None:
+        return scores.softmax(-2) @ v
+    if mask.dtype != torch.bool:
+        return (scores + mask).softmax(-2) @ v
+    weights = scores.masked_fill(~mask, -torch.inf).softmax(-2).masked_fill(~mask, 0)
+    return weights @ v
+
+
+@misconception(
+    "dot",
+    hint="Two fixed axes are exchanged, 1 and 2. With more leading axes (batch and heads) "
+    "these are others: count from the end, -2 and -1.",
+)
+def sdpa(q, k, v, mask=None, is_causal=False):
+    if is_causal and mask is not None:
+        raise ValueError("either a mask or is_causal")
+    scores = q / math.sqrt(q.shape[-1]) @ k.transpose(1, 2)
+    if is_causal:
+        mask = torch.ones_like(scores, dtype=torch.bool).tril()
+    if mask is None:
+        return scores.softmax(-1) @ v
+    if mask.dtype != torch.bool:
+        return (scores + mask).softmax(-1) @ v
+    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1).masked_fill(~mask, 0)
+    return weights @ v
+
+
+@misconception(
+    "dot",
+    hint="The floating-point mask is multiplied. It should be *added* to the scores: 0 changes "
+    "nothing, and minus infinity hides.",
+)
+def sdpa(q, k, v, mask=None, is_causal=False):
+    if is_causal and mask is not None:
+        raise ValueError("either a mask or is_causal")
+    scores = q / math.sqrt(q.shape[-1]) @ k.transpose(-2, -1)
+    if is_causal:
+        mask = torch.ones_like(scores, dtype=torch.bool).tril()
+    if mask is None:
+        return scores.softmax(-1) @ v
+    if mask.dtype != torch.bool:
+        return (scores * mask).softmax(-1) @ v
+    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1).masked_fill(~mask, 0)
+    return weights @ v
+
+
+@misconception(
+    "dot",
+    hint="The floating-point mask is multiplied. It should be *added* to the scores: 0 changes "
+    "nothing, and minus infinity hides.",
+)
+def sdpa(q, k, v, mask=None, is_causal=False):
+    if is_causal and mask is not None:
+        raise ValueError("either a mask or is_causal")
+    scores = q / math.sqrt(q.shape[-1]) @ k.transpose(-2, -1)
+    if is_causal:
+        mask = torch.ones_like(scores, dtype=torch.bool).tril()
+    if mask is None:
+        return scores.softmax(-1) @ v
+    if mask.dtype != torch.bool:
+        return (scores * mask).softmax(-1).nan_to_num() @ v
+    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1).masked_fill(~mask, 0)
+    return weights @ v
+
+
+@misconception(
+    "dot",
+    hint="A mask together with is_causal is accepted. The docstring asks for a ValueError: "
+    "which of the two would count?",
+)
+def sdpa(q, k, v, mask=None, is_causal=False):
+    scores = q / math.sqrt(q.shape[-1]) @ k.transpose(-2, -1)
+    if is_causal:
+        mask = torch.ones_like(scores, dtype=torch.bool).tril()
+    if mask is None:
+        return scores.softmax(-1) @ v
+    if mask.dtype != torch.bool:
+        return (scores + mask).softmax(-1) @ v
+    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1).masked_fill(~mask, 0)
+    return weights @ v
 
 
 # --- mha -------------------------------------------------------------------------------------
@@ -472,6 +701,86 @@ class MHA(nn.Module):
         return self.W_o(transpose_output(scores.softmax(-1) @ v, self.h))
 
 
+@misconception(
+    "mha",
+    hint="The mask is turned round: the padding is seen, and the real keys are hidden. "
+    "F.scaled_dot_product_attention reads True as *may be seen*.",
+)
+class MHA(nn.Module):
+    def __init__(self, d, h):
+        super().__init__()
+        if d % h:
+            raise ValueError("h does not divide d")
+        self.h = h
+        self.W_q, self.W_k = nn.Linear(d, d), nn.Linear(d, d)
+        self.W_v, self.W_o = nn.Linear(d, d), nn.Linear(d, d)
+
+    def forward(self, queries, keys, values, valid_lens=None):
+        q = transpose_qkv(self.W_q(queries), self.h)
+        k = transpose_qkv(self.W_k(keys), self.h)
+        v = transpose_qkv(self.W_v(values), self.h)
+        keep = None
+        if valid_lens is not None:
+            lens = valid_lens.view(len(queries), -1, 1)
+            keep = torch.arange(k.shape[1], device=k.device) >= lens
+            keep = keep.repeat_interleave(self.h, 0)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=keep)
+        return self.W_o(transpose_output(out, self.h))
+
+
+@misconception(
+    "mha",
+    hint="The values are made from the keys. A library is searched by titles, but read by "
+    "pages: W_v gets `values`.",
+)
+class MHA(nn.Module):
+    def __init__(self, d, h):
+        super().__init__()
+        if d % h:
+            raise ValueError("h does not divide d")
+        self.h = h
+        self.W_q, self.W_k = nn.Linear(d, d), nn.Linear(d, d)
+        self.W_v, self.W_o = nn.Linear(d, d), nn.Linear(d, d)
+
+    def forward(self, queries, keys, values, valid_lens=None):
+        q = transpose_qkv(self.W_q(queries), self.h)
+        k = transpose_qkv(self.W_k(keys), self.h)
+        v = transpose_qkv(self.W_v(keys), self.h)
+        keep = None
+        if valid_lens is not None:
+            lens = valid_lens.view(len(queries), -1, 1)
+            keep = torch.arange(k.shape[1], device=k.device) < lens
+            keep = keep.repeat_interleave(self.h, 0)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=keep)
+        return self.W_o(transpose_output(out, self.h))
+
+
+@misconception(
+    "mha",
+    hint="The linear maps have no bias. The docstring asks for nn.Linear(d, d) as it is.",
+)
+class MHA(nn.Module):
+    def __init__(self, d, h):
+        super().__init__()
+        if d % h:
+            raise ValueError("h does not divide d")
+        self.h = h
+        self.W_q, self.W_k = nn.Linear(d, d, bias=False), nn.Linear(d, d, bias=False)
+        self.W_v, self.W_o = nn.Linear(d, d, bias=False), nn.Linear(d, d, bias=False)
+
+    def forward(self, queries, keys, values, valid_lens=None):
+        q = transpose_qkv(self.W_q(queries), self.h)
+        k = transpose_qkv(self.W_k(keys), self.h)
+        v = transpose_qkv(self.W_v(values), self.h)
+        keep = None
+        if valid_lens is not None:
+            lens = valid_lens.view(len(queries), -1, 1)
+            keep = torch.arange(k.shape[1], device=k.device) < lens
+            keep = keep.repeat_interleave(self.h, 0)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=keep)
+        return self.W_o(transpose_output(out, self.h))
+
+
 # --- equivariance ----------------------------------------------------------------------------
 
 
@@ -518,6 +827,40 @@ def is_equivariant(f, x, perm):
 )
 def is_equivariant(f, x, perm):
     return (f(x[:, perm]) - f(x)[:, perm.argsort()]).abs().max().item()
+
+
+@misconception(
+    "equivariance",
+    hint="This is the mean difference. The gap is the largest: one token that ends up "
+    "elsewhere is enough.",
+)
+def is_equivariant(f, x, perm):
+    return (f(x[:, perm]) - f(x)[:, perm]).abs().mean().item()
+
+
+@misconception(
+    "equivariance",
+    hint="The examples of the batch are shuffled, on axis 0. Tokens lie along axis 1: `x[:, "
+    "perm]`.",
+)
+def is_equivariant(f, x, perm):
+    return (f(x[perm]) - f(x)[perm]).abs().max().item()
+
+
+@misconception(
+    "equivariance",
+    hint="The features are shuffled, on the last axis. Tokens lie along axis 1: `x[:, perm]`.",
+)
+def is_equivariant(f, x, perm):
+    return (f(x[..., perm]) - f(x)[..., perm]).abs().max().item()
+
+
+@misconception(
+    "equivariance",
+    hint="The gap is right, but still a tensor. `.item()` makes a plain float of it.",
+)
+def is_equivariant(f, x, perm):
+    return (f(x[:, perm]) - f(x)[:, perm]).abs().max()
 
 
 # --- pe --------------------------------------------------------------------------------------
@@ -598,3 +941,51 @@ def shift_matrix(d, delta):
     c, s = math.cos(delta), math.sin(delta)
     block = torch.tensor([[c, s], [-s, c]], dtype=torch.float64)
     return torch.block_diag(*[block] * (d // 2))
+
+
+@misconception(
+    "pe",
+    hint="Sine and cosine are exchanged: position 0 should read 0, 1, 0, 1, ….",
+)
+def sinusoid(n, d):
+    if d % 2:
+        raise ValueError("d is odd")
+    omega = 10000 ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
+    angle = torch.arange(n)[:, None] * omega
+    return torch.stack([angle.cos(), angle.sin()], -1).flatten(1)
+
+
+@misconception(
+    "pe",
+    hint="The positions begin at 1. The first one is 0, whose sines are 0 and cosines 1.",
+)
+def sinusoid(n, d):
+    if d % 2:
+        raise ValueError("d is odd")
+    omega = 10000 ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
+    angle = torch.arange(1, n + 1)[:, None] * omega
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
+
+
+@misconception(
+    "pe",
+    hint="The result is in float32. The docstring asks for float64: give `torch.arange` that "
+    "dtype, and everything after it follows.",
+)
+def sinusoid(n, d):
+    if d % 2:
+        raise ValueError("d is odd")
+    omega = 10000 ** (-torch.arange(0, d, 2) / d)
+    angle = torch.arange(n)[:, None] * omega
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
+
+
+@misconception(
+    "pe",
+    hint="An odd d goes through. The last sine would have no cosine, and no rotation: both "
+    "functions should raise a ValueError.",
+)
+def sinusoid(n, d):
+    omega = 10000 ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
+    angle = torch.arange(n)[:, None] * omega
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :d]

@@ -49,7 +49,7 @@ def test_the_mean_of_a_kernel(student, device, m, n, d, c, width):
             "The 2 in 2 width² is missing.": kernel_mean(q, k, v, width / math.sqrt(2)),
             "The distance is not squared.": (-torch.cdist(q, k) / (2 * width**2)).softmax(-1) @ v,
             "The softmax runs over the queries.": (
-                -torch.cdist(q, k) ** 2 / (2 * width**2)
+                -(torch.cdist(q, k) ** 2) / (2 * width**2)
             ).softmax(0)
             @ v,
         },
@@ -107,7 +107,9 @@ def masked(scores, lens):
 
 
 @pytest.mark.exercise("mask", points=3)
-@pytest.mark.parametrize("shape, lens", [((2, 3, 5), [2, 5]), ((1, 1, 4), [1]), ((3, 3, 3), [3, 1, 2])])
+@pytest.mark.parametrize(
+    "shape, lens", [((2, 3, 5), [2, 5]), ((1, 1, 4), [1]), ((3, 3, 3), [3, 1, 2])]
+)
 def test_a_length_for_each_example(student, device, shape, lens):
     """Lengths of shape (B,) should hold for all queries of an example; the scores stay unchanged."""
     scores, lens = 3 * randn(*shape, device=device), torch.tensor(lens, device=device)
@@ -132,7 +134,11 @@ def test_a_length_for_each_example(student, device, shape, lens):
 @pytest.mark.exercise("mask", points=3)
 @pytest.mark.parametrize(
     "shape, lens",
-    [((2, 3, 4), [[1, 2, 4], [3, 4, 2]]), ((1, 4, 4), [[1, 2, 3, 4]]), ((2, 2, 6), [[6, 5], [2, 1]])],
+    [
+        ((2, 3, 4), [[1, 2, 4], [3, 4, 2]]),
+        ((1, 4, 4), [[1, 2, 3, 4]]),
+        ((2, 2, 6), [[6, 5], [2, 1]]),
+    ],
 )
 def test_a_length_for_each_query_of_its_own(student, device, shape, lens):
     """Lengths of shape (B, Q) should hold for each query by itself."""
@@ -436,9 +442,7 @@ def test_each_head_has_every_token(student, device, B, n, d, h):
     with unchanged(x):
         got = student.transpose_qkv(x, h)
     size = d // h
-    expected = torch.stack(
-        [x[b, :, i * size : (i + 1) * size] for b in range(B) for i in range(h)]
-    )
+    expected = torch.stack([x[b, :, i * size : (i + 1) * size] for b in range(B) for i in range(h)])
     assert_close(
         got,
         expected,
@@ -606,7 +610,8 @@ def test_self_attention_has_no_gap(student, device, perm):
     x, perm = randn(2, 5, 4, device=device), torch.tensor(perm, device=device)
     with unchanged(x, perm):
         got = student.is_equivariant(attend_to_itself, x, perm)
-    assert_true(type(got) is float, "The gap should be a float, not a tensor or a bool.")
+    kind = type(got).__name__
+    assert_true(kind == "float", f"The gap should be a plain float, not of type {kind}.")
     assert_true(got < 1e-6, f"The gap of self-attention should be below 1e-6, not {got:.3g}.")
     layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
     layer = layer.to(device, torch.float64).train()

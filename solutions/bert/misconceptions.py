@@ -145,6 +145,95 @@ def learn_subwords(words, n):
     return vocab
 
 
+@misconception(
+    "wordpiece",
+    hint="Where nothing fits you put one [UNK] for a letter and go on. The *whole* word is unknown "
+    "then, and gives a single [UNK].",
+)
+def wordpiece(word, vocab):
+    pieces, start = [], 0
+    while start < len(word):
+        for end in range(len(word), start, -1):
+            piece = ("##" if start else "") + word[start:end]
+            if piece in vocab:
+                break
+        else:
+            piece, end = "[UNK]", start + 1
+        pieces.append(piece)
+        start = end
+    return pieces
+
+
+@misconception(
+    "wordpiece",
+    hint="The piece grows as long as it is known, and stops at the first gap. A longer piece may "
+    "be known although a shorter one is not: search from the longest down.",
+)
+def wordpiece(word, vocab):
+    pieces, start = [], 0
+    while start < len(word):
+        mark, end = "##" if start else "", start + 1
+        while end < len(word) and mark + word[start : end + 1] in vocab:
+            end += 1
+        if mark + word[start:end] not in vocab:
+            return ["[UNK]"]
+        pieces.append(mark + word[start:end])
+        start = end
+    return pieces
+
+
+@misconception(
+    "wordpiece",
+    hint="The letters are listed in the order in which they were met. They should be sorted.",
+)
+def learn_subwords(words, n):
+    counts = Counter(words)
+    cuts = {w: [w[0], *("##" + c for c in w[1:])] for w in counts}
+    vocab = list(dict.fromkeys(piece for cut in cuts.values() for piece in cut))
+    for _ in range(n):
+        pairs = Counter()
+        for word, cut in cuts.items():
+            for pair in zip(cut, cut[1:], strict=False):
+                pairs[pair] += counts[word]
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        joined = best[0] + best[1][2:]
+        for cut in cuts.values():
+            for i in range(len(cut)):
+                if tuple(cut[i : i + 2]) == best:
+                    cut[i : i + 2] = [joined]
+        if joined not in vocab:
+            vocab.append(joined)
+    return vocab
+
+
+@misconception(
+    "wordpiece",
+    hint="A merged piece has ## in its middle. Take the two marks off the second piece first.",
+)
+def learn_subwords(words, n):
+    counts = Counter(words)
+    cuts = {w: [w[0], *("##" + c for c in w[1:])] for w in counts}
+    vocab = sorted({piece for cut in cuts.values() for piece in cut})
+    for _ in range(n):
+        pairs = Counter()
+        for word, cut in cuts.items():
+            for pair in zip(cut, cut[1:], strict=False):
+                pairs[pair] += counts[word]
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        joined = best[0] + best[1]
+        for cut in cuts.values():
+            for i in range(len(cut)):
+                if tuple(cut[i : i + 2]) == best:
+                    cut[i : i + 2] = [joined]
+        if joined not in vocab:
+            vocab.append(joined)
+    return vocab
+
+
 # --- pair ------------------------------------------------------------------------------------
 
 
@@ -291,6 +380,26 @@ class BertEmbedding(nn.Module):
         return self.dropout(self.norm(x))
 
 
+@misconception(
+    "pair",
+    hint="The special tokens just fit into the sequence here, and you refuse. Only less room than "
+    "they need is an error.",
+)
+def pack(a, b, max_len):
+    room = max_len - (2 if b is None else 3)
+    if room <= 0:
+        raise ValueError
+    first, second = list(a), list(b or [])
+    while len(first) + len(second) > room:
+        (first if len(first) > len(second) else second).pop()
+    ids = [CLS, *first, SEP] + ([] if b is None else [*second, SEP])
+    segments = [0] * (len(first) + 2) + [1] * (len(ids) - len(first) - 2)
+    more = max_len - len(ids)
+    mask = torch.arange(max_len) < len(ids)
+    ids, segments = torch.tensor(ids + [PAD] * more), torch.tensor(segments + [0] * more)
+    return ids, segments, mask
+
+
 # --- mlm -------------------------------------------------------------------------------------
 
 
@@ -378,6 +487,20 @@ def mask_tokens(ids, vocab_size, mask_id, special, rng):
     return inp, ids.masked_fill(~chosen, 0)
 
 
+@misconception(
+    "mlm",
+    hint="All chosen tokens that are not masked become random. Half of them should stay.",
+)
+def mask_tokens(ids, vocab_size, mask_id, special, rng):
+    chosen = torch.rand(ids.shape, generator=rng) < 0.15
+    chosen &= ~torch.isin(ids, torch.tensor(special, dtype=ids.dtype))
+    kind = torch.rand(ids.shape, generator=rng)
+    anything = torch.randint(vocab_size, ids.shape, generator=rng)
+    inp = torch.where(chosen & (kind < 0.8), mask_id, ids)
+    inp = torch.where(chosen & (kind >= 0.8), anything, inp)
+    return inp, ids.masked_fill(~chosen, -100)
+
+
 # --- nsp -------------------------------------------------------------------------------------
 
 
@@ -458,6 +581,44 @@ def nsp_pairs(docs, rng):
     return pairs
 
 
+@misconception(
+    "nsp",
+    hint="The *first* sentence of the pair is replaced. It stays; b is drawn from elsewhere.",
+)
+def nsp_pairs(docs, rng):
+    if len(docs) < 2:
+        raise ValueError
+    pairs = []
+    for d, doc in enumerate(docs):
+        for a, b in zip(doc, doc[1:], strict=False):
+            label = torch.randint(2, (), generator=rng).item()
+            if not label:
+                other = torch.randint(len(docs) - 1, (), generator=rng).item()
+                other += other >= d
+                a = docs[other][torch.randint(len(docs[other]), (), generator=rng).item()]
+            pairs.append((a, b, label))
+    return pairs
+
+
+@misconception(
+    "nsp",
+    hint="The coin is tossed without `rng`, so the same seed gives other pairs each time.",
+)
+def nsp_pairs(docs, rng):
+    if len(docs) < 2:
+        raise ValueError
+    pairs = []
+    for d, doc in enumerate(docs):
+        for a, b in zip(doc, doc[1:], strict=False):
+            label = torch.randint(2, ()).item()
+            if not label:
+                other = torch.randint(len(docs) - 1, (), generator=rng).item()
+                other += other >= d
+                b = docs[other][torch.randint(len(docs[other]), (), generator=rng).item()]
+            pairs.append((a, b, label))
+    return pairs
+
+
 # --- count -----------------------------------------------------------------------------------
 
 
@@ -499,6 +660,31 @@ def bert_params(V, H, L, A, ff, max_len):
     if H % A:
         raise ValueError
     layer = 4 * (H * H + H) + 8 * H * H + 5 * H + 4 * H
+    return (V + max_len + 2) * H + 2 * H + L * layer + H * H + H
+
+
+@misconception("count", hint="The layer norm behind the three tables is missing.")
+def bert_params(V, H, L, A, ff, max_len):
+    if H % A:
+        raise ValueError
+    layer = 4 * (H * H + H) + 2 * H * ff + ff + H + 4 * H
+    return (V + max_len + 2) * H + L * layer + H * H + H
+
+
+@misconception("count", hint="Each layer has two layer norms, one behind each of its halves.")
+def bert_params(V, H, L, A, ff, max_len):
+    if H % A:
+        raise ValueError
+    layer = 4 * (H * H + H) + 2 * H * ff + ff + H + 2 * H
+    return (V + max_len + 2) * H + 2 * H + L * layer + H * H + H
+
+
+@misconception(
+    "count",
+    hint="The number of heads has to divide the width. Say so with a ValueError.",
+)
+def bert_params(V, H, L, A, ff, max_len):
+    layer = 4 * (H * H + H) + 2 * H * ff + ff + H + 4 * H
     return (V + max_len + 2) * H + 2 * H + L * layer + H * H + H
 
 
@@ -619,9 +805,7 @@ class TinyBERT(nn.Module):
         super().__init__()
         self.embedding = embedding
         self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                hidden, heads, ff, dropout=0.0, activation="gelu", batch_first=True
-            )
+            nn.TransformerEncoderLayer(hidden, heads, ff, dropout=0.0, activation="gelu")
             for _ in range(layers)
         )
         self.mlm = nn.Sequential(
@@ -635,13 +819,8 @@ class TinyBERT(nn.Module):
 
     def encode(self, ids, segments, mask):
         x = self.embedding(ids, segments)
-        bad = ~mask
         for layer in self.layers:
-            x = x + layer.self_attn(
-                x.transpose(0, 1), x.transpose(0, 1), x.transpose(0, 1), need_weights=False
-            )[0].transpose(0, 1) * ~bad[..., None]
-            x = layer.norm1(x)
-            x = layer.norm2(x + layer.linear2(F.gelu(layer.linear1(x))))
+            x = layer(x, src_key_padding_mask=~mask)
         return x
 
     def forward(self, ids, segments, mask):
@@ -829,6 +1008,54 @@ def finetune(model, data, freeze_layers=0):
     losses = []
     for ids, segments, mask, labels in data["batches"]:
         loss = F.cross_entropy(model(ids, segments, mask), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@misconception(
+    "finetune",
+    hint="The model stays in the mode in which it came. Call `model.train()` before the steps.",
+)
+def finetune(model, data, freeze_layers=0):
+    if fingerprint(data["vocab"]) != model.vocab_hash or freeze_layers > len(model.layers):
+        raise ValueError
+    model.requires_grad_(True)
+    if freeze_layers:
+        model.embedding.requires_grad_(False)
+        model.layers[:freeze_layers].requires_grad_(False)
+    moving = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(moving, data["lr"])
+    losses = []
+    for ids, segments, mask, labels in data["batches"]:
+        loss = F.cross_entropy(model(ids, segments, mask), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@misconception(
+    "finetune",
+    hint="All layers may be frozen, so that only the head learns: freeze_layers equal to the "
+    "number of layers is allowed.",
+)
+def finetune(model, data, freeze_layers=0):
+    if fingerprint(data["vocab"]) != model.vocab_hash or freeze_layers >= len(model.layers):
+        raise ValueError
+    model.requires_grad_(True)
+    if freeze_layers:
+        model.embedding.requires_grad_(False)
+        model.layers[:freeze_layers].requires_grad_(False)
+    moving = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(moving, data["lr"])
+    model.train()
+    losses = []
+    for ids, segments, mask, labels in data["batches"]:
+        loss = F.cross_entropy(model(ids, segments, mask), labels)
+        optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())

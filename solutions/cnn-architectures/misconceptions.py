@@ -168,6 +168,37 @@ def lenet(in_ch, size, classes):
     )
 
 
+@misconception(
+    "lenet",
+    hint="Images that are too small are taken without a word: the side of the last maps comes out "
+    "as 0 or less. The docstring asks for a ValueError.",
+)
+def lenet(in_ch, size, classes):
+    side = ((size - 4) // 2 - 4) // 2
+    features = nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(in_ch, 6, 5),
+            relu1=nn.ReLU(),
+            pool1=nn.MaxPool2d(2),
+            conv2=nn.Conv2d(6, 16, 5),
+            relu2=nn.ReLU(),
+            pool2=nn.MaxPool2d(2),
+        )
+    )
+    classifier = nn.Sequential(
+        OrderedDict(
+            fc1=nn.Linear(16 * side * side, 120),
+            relu3=nn.ReLU(),
+            fc2=nn.Linear(120, 84),
+            relu4=nn.ReLU(),
+            fc3=nn.Linear(84, classes),
+        )
+    )
+    return nn.Sequential(
+        OrderedDict(features=features, flatten=nn.Flatten(), classifier=classifier)
+    )
+
+
 # --- lrn -------------------------------------------------------------------------------------
 
 
@@ -527,6 +558,21 @@ class NiN(nn.Module):
         return self.blocks(x).mean((2, 3))
 
 
+@misconception(
+    "nin",
+    hint="The last 1 x 1 convolution has no ReLU. In NiN each of the three has one, also in the "
+    "block that gives the scores.",
+)
+def nin_block(cin, cout, k, s, p):
+    return nn.Sequential(
+        nn.Conv2d(cin, cout, k, s, p),
+        nn.ReLU(),
+        nn.Conv2d(cout, cout, 1),
+        nn.ReLU(),
+        nn.Conv2d(cout, cout, 1),
+    )
+
+
 # --- inception -------------------------------------------------------------------------------
 
 
@@ -666,6 +712,21 @@ def macs(block, h, w, reduce=True):
     return (cin * c1 + cin * c2[1] * 9 + cin * c3[1] * 25) * h * w
 
 
+@misconception(
+    "inception",
+    hint="Path 4 is not counted. The pooling costs no multiplication, but the 1 x 1 convolution "
+    "behind it reads all cin channels.",
+)
+def macs(block, h, w, reduce=True):
+    cin, c1, c2, c3 = block.cin, block.c1, block.c2, block.c3
+    if reduce:
+        two = cin * c2[0] + c2[0] * c2[1] * 9
+        three = cin * c3[0] + c3[0] * c3[1] * 25
+    else:
+        two, three = cin * c2[1] * 9, cin * c3[1] * 25
+    return (cin * c1 + two + three) * h * w
+
+
 # --- separable -------------------------------------------------------------------------------
 
 
@@ -760,3 +821,20 @@ def cost_ratio(cin, cout, k):
 )
 def cost_ratio(cin, cout, k):
     return 1 / cin + 1 / k**2
+
+
+@misconception(
+    "separable",
+    hint="The pointwise convolution has a bias. Neither step has one here: `bias=False` belongs to "
+    "both.",
+)
+class SeparableConv(nn.Module):
+    def __init__(self, cin, cout, k, s):
+        super().__init__()
+        if k % 2 == 0:
+            raise ValueError(f"the kernel size should be odd, not {k}")
+        self.depthwise = nn.Conv2d(cin, cin, k, s, k // 2, groups=cin, bias=False)
+        self.pointwise = nn.Conv2d(cin, cout, 1)
+
+    def forward(self, x):
+        return self.pointwise(self.depthwise(x))

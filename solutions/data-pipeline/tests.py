@@ -11,10 +11,12 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, default_collate
 
 from course.testing import (
+    Mismatch,
     assert_close,
     assert_equal,
     assert_shape,
     assert_true,
+    brief,
     probe,
     raises,
     randint,
@@ -439,16 +441,13 @@ def assert_frequencies(counts, chances, what):
     """Chi-square test that only a wrong distribution fails (one right answer in a million)."""
     counts, chances = np.asarray(counts, float), np.asarray(chances, float)
     possible = chances > 0
-    assert_true(
-        counts[~possible].sum() == 0, f"{what}: an index that cannot come was drawn, {counts}."
-    )
+    shares = (chances / chances.sum() * counts.sum()).round().astype(int)
+    told = brief(shares.tolist()), brief(counts.astype(int).tolist())
+    if counts[~possible].sum():
+        raise Mismatch(f"An index that cannot come was drawn, in {what}.", *told)
     expected = chances[possible] / chances[possible].sum() * counts.sum()
-    p = stats.chisquare(counts[possible], expected).pvalue
-    assert_true(
-        p > 1e-6,
-        f"{what}: the counts are {counts.astype(int).tolist()}, about "
-        f"{(chances / chances.sum() * counts.sum()).round().astype(int).tolist()} are expected.",
-    )
+    if stats.chisquare(counts[possible], expected).pvalue <= 1e-6:
+        raise Mismatch(f"The counts are far from the probabilities, in {what}.", *told)
 
 
 WEIGHTS = [
@@ -640,7 +639,10 @@ def test_ties_are_mixed(student):
     """Items of equal length should be put together anew in each epoch."""
     orders, _ = student.run(bucket_orders, [5] * 12, 3, 1, 300)
     groups = [{frozenset(batch) for batch in cut(order, 3)} for order in orders]
-    assert_true(groups[0] != groups[1], "The same items of equal length always share a batch.")
+    together = [sorted(map(sorted, epoch)) for epoch in groups[:2]]
+    if together[0] == together[1]:
+        reason = "The same items of equal length share a batch in both epochs."
+        raise Mismatch(reason, "other batches in the second", brief(together[1]))
     partners = np.zeros(12)
     for epoch in groups:
         for group in epoch:

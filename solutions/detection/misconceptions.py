@@ -389,6 +389,19 @@ def box_loss(t, p, mask):
     return (t - p).abs().sum(-1)[mask].mean()
 
 
+@misconception(
+    "offset",
+    hint="w / w_a - 1 is 0 where the sizes agree, as it should be, but half the size should be as "
+    "far from 0 as twice the size: take the logarithm of the ratio.",
+)
+def encode(anchors, gt):
+    size_a = anchors[:, 2:] - anchors[:, :2]
+    size_g = gt[:, 2:] - gt[:, :2]
+    centre_a = (anchors[:, :2] + anchors[:, 2:]) / 2
+    centre_g = (gt[:, :2] + gt[:, 2:]) / 2
+    return torch.cat([(centre_g - centre_a) / size_a, size_g / size_a - 1], dim=1)
+
+
 # --- nms -------------------------------------------------------------------------------------
 
 
@@ -866,6 +879,28 @@ def detect(model, img, min_score=0.05, thr=0.4):
     model.eval()
     scores, offsets, anchors = model(img[None])
     best, label = scores[0, :, 1:].softmax(-1).max(-1)
+    size = anchors[:, 2:] - anchors[:, :2]
+    centre = (anchors[:, :2] + anchors[:, 2:]) / 2 + size * offsets[0, :, :2]
+    half = size * offsets[0, :, 2:].exp() / 2
+    boxes = torch.cat([centre - half, centre + half], 1)
+    sure = best >= min_score
+    boxes, label, best = boxes[sure], label[sure], best[sure]
+    keep = library_nms(boxes, best, label, thr)
+    return boxes[keep], label[keep], best[keep]
+
+
+@misconception(
+    "train",
+    hint="The scores go through a sigmoid, so a class does not know of the others. They were "
+    "trained with the cross-entropy: softmax over all classes, the background included.",
+)
+@torch.no_grad()
+def detect(model, img, min_score=0.05, thr=0.4):
+    from torchvision.ops import batched_nms as library_nms
+
+    model.eval()
+    scores, offsets, anchors = model(img[None])
+    best, label = scores[0].sigmoid()[:, 1:].max(-1)
     size = anchors[:, 2:] - anchors[:, :2]
     centre = (anchors[:, :2] + anchors[:, 2:]) / 2 + size * offsets[0, :, :2]
     half = size * offsets[0, :, 2:].exp() / 2

@@ -186,6 +186,18 @@ def resize_mask(mask, size):
     return F.interpolate(mask[None, None].double(), size, mode="nearest-exact")[0, 0]
 
 
+@misconception(
+    "crop",
+    hint="New row i is read at i * H / h, the upper edge of its pixel, so all moves up and to the "
+    "left. Its centre is at (i + 1/2) * H / h.",
+)
+def resize_mask(mask, size):
+    (H, W), (h, w) = mask.shape, size
+    rows = torch.arange(h, device=mask.device) * H // h
+    columns = torch.arange(w, device=mask.device) * W // w
+    return mask[rows[:, None], columns]
+
+
 # --- tconv -----------------------------------------------------------------------------------
 
 
@@ -521,6 +533,20 @@ def bilinear(img, ys, xs):
     above = (1 - u) * img[:, y0, x0] + u * img[:, y0, x1]
     below = (1 - u) * img[:, y1, x0] + u * img[:, y1, x1]
     return (1 - v) * above + v * below
+
+
+@misconception(
+    "bilinear",
+    hint="The tent stands at k / 2, half a tap beside the middle: the taps are 0 to k - 1, and "
+    "their middle is (k - 1) / 2.",
+)
+def bilinear_kernel(cin, cout, k):
+    factor = (k + 1) // 2
+    tent = 1 - (torch.arange(k) - k / 2).abs() / factor
+    weight = torch.zeros(cin, cout, k, k)
+    for c in range(min(cin, cout)):
+        weight[c, c] = tent[:, None] * tent
+    return weight
 
 
 # --- fcn -------------------------------------------------------------------------------------

@@ -97,6 +97,31 @@ def predict_k(model, x, tau, k):
     return window[:, -1]
 
 
+@misconception(
+    "windows",
+    hint="The windows are the columns of your matrix. Each should be a row: stack along dim 1.",
+)
+def make_windows(x, tau):
+    if len(x) <= tau:
+        raise ValueError("too short")
+    return torch.stack([x[i : len(x) - tau + i] for i in range(tau)]), x[tau:]
+
+
+@misconception(
+    "windows",
+    hint="The last window is left out. The window that starts at n - tau - k can still be "
+    "compared with the last element, so there are n - tau - k + 1 predictions.",
+)
+@torch.no_grad()
+def predict_k(model, x, tau, k):
+    if len(x) < tau + k:
+        raise ValueError("too short")
+    window = x.unfold(0, tau, 1)[: len(x) - tau - k]
+    for _ in range(k):
+        window = torch.cat([window[:, 1:], model(window)], 1)
+    return window[:, -1]
+
+
 # --- markov --------------------------------------------------------------------------------
 
 
@@ -605,6 +630,23 @@ class Vocab:
         return vocab
 
 
+@misconception(
+    "text",
+    hint="A space is left over at an end of the text. `strip` removes it.",
+)
+def tokenize(text):
+    return list(re.sub("[^a-z]+", " ", text.lower()))
+
+
+@misconception(
+    "text",
+    hint="Each single character becomes a space of its own. A whole *run* should become one "
+    "space: `+` in the pattern.",
+)
+def tokenize(text):
+    return list(re.sub("[^a-z]", " ", text.lower()).strip())
+
+
 # --- embedding -----------------------------------------------------------------------------
 
 
@@ -865,6 +907,28 @@ def seq_iter(corpus, batch, steps, mode, rng):
         yield corpus[at], corpus[(at + 1) % len(corpus)]
 
 
+@misconception(
+    "batches",
+    hint="The long rows are shortened to a multiple of T before they are laid out, so they lie "
+    "closer together than in the text: each should have m // N tokens.",
+)
+def seq_iter(corpus, batch, steps, mode, rng):
+    if mode not in ("random", "sequential"):
+        raise ValueError(mode)
+    offset = int(torch.randint(steps, (1,), generator=rng))
+    room = len(corpus) - offset - 1
+    if mode == "random":
+        starts = offset + steps * torch.randperm(room // steps, generator=rng)
+        starts = starts[: len(starts) // batch * batch].view(-1, batch)
+    else:
+        row = room // (batch * steps) * steps
+        columns = offset + row * torch.arange(batch)
+        starts = columns + steps * torch.arange(row // steps)[:, None]
+    for group in starts:
+        at = group[:, None] + torch.arange(steps)
+        yield corpus[at], corpus[at + 1]
+
+
 # --- rnn -----------------------------------------------------------------------------------
 
 
@@ -1123,6 +1187,64 @@ class RNN(nn.Module):
             state = torch.tanh(x_t @ self.W_xh + state @ self.W_hh + self.b_h)
             outputs.append(state)
         return torch.stack(outputs, int(self.batch_first)), state
+
+
+@misconception(
+    "rnn",
+    hint="`reshape` does not swap axes: it reads the numbers in the same order and mixes up "
+    "the sequences. Use `transpose(0, 1)`.",
+)
+class RNN(nn.Module):
+    def __init__(self, v, h, batch_first=False):
+        super().__init__()
+
+        def parameter(*shape):
+            bound = 1 / math.sqrt(h)
+            return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+
+        self.W_xh, self.W_hh = parameter(v, h), parameter(h, h)
+        self.b_h = parameter(h)
+        self.batch_first = batch_first
+
+    def forward(self, x, state=None):
+        if self.batch_first:
+            x = x.reshape(x.shape[1], x.shape[0], x.shape[2])
+        if state is None:
+            state = x.new_zeros(x.shape[1], len(self.b_h))
+        outputs = []
+        for x_t in x:
+            state = torch.tanh(x_t @ self.W_xh + state @ self.W_hh + self.b_h)
+            outputs.append(state)
+        return torch.stack(outputs, 1 if self.batch_first else 0), state
+
+
+@misconception(
+    "rnn",
+    hint="The interval depends on the number of inputs. PyTorch's is 1 / sqrt(h), the number of "
+    "hidden units, for all parameters.",
+)
+class RNN(nn.Module):
+    def __init__(self, v, h, batch_first=False):
+        super().__init__()
+
+        def parameter(*shape):
+            bound = 1 / math.sqrt(v)
+            return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+
+        self.W_xh, self.W_hh = parameter(v, h), parameter(h, h)
+        self.b_h = parameter(h)
+        self.batch_first = batch_first
+
+    def forward(self, x, state=None):
+        if self.batch_first:
+            x = x.transpose(0, 1)
+        if state is None:
+            state = x.new_zeros(x.shape[1], len(self.b_h))
+        outputs = []
+        for x_t in x:
+            state = torch.tanh(x_t @ self.W_xh + state @ self.W_hh + self.b_h)
+            outputs.append(state)
+        return torch.stack(outputs, 1 if self.batch_first else 0), state
 
 
 # --- lm ------------------------------------------------------------------------------------
@@ -1427,3 +1549,22 @@ def generate(model, prefix, n, temperature=0.0, rng=None):
             x = torch.multinomial(p, 1, generator=rng)
         ids.append(x[0])
     return torch.cat(ids[1:]) if n else prefix[:0]
+
+
+@misconception(
+    "lm",
+    hint="The temperature divides the probabilities, which `multinomial` normalises again: "
+    "nothing changes. Divide the scores, then take the softmax.",
+)
+@torch.no_grad()
+def generate(model, prefix, n, temperature=0.0, rng=None):
+    ids, x, state = [prefix], prefix[None], None
+    for _ in range(n):
+        scores, state = model(x, state)
+        if temperature == 0:
+            x = scores[:, -1].argmax(1, keepdim=True)
+        else:
+            p = scores[:, -1].softmax(1) / temperature
+            x = torch.multinomial(p, 1, generator=rng)
+        ids.append(x[0])
+    return torch.cat(ids)

@@ -225,6 +225,9 @@ def test_perplexity_of_the_extremes(student):
 def test_clean_characters(student, text, expected):
     """Letters should become lower case, anything else one space, with none at the ends."""
     got = student.tokenize(text)
+    assert_true(isinstance(got, list), "`tokenize` should give a list.")
+    if all(isinstance(token, str) for token in got):
+        assert_equal("".join(got), expected, f"`tokenize({text!r})`, joined,")
     assert_equal(got, list(expected), f"`tokenize({text!r})`")
 
 
@@ -427,7 +430,9 @@ def test_rows_continue(student, n, batch, steps):
     for pairs in epochs(student, n, batch, steps, "sequential", range(4)):
         batches = [x for x, _ in pairs]
         offset = batches[0][0, 0].item()
-        assert_true(0 <= offset < steps, "The offset should be between 0 and T - 1.")
+        assert_true(
+            0 <= offset < steps, f"The offset should be between 0 and {steps - 1}, not {offset}."
+        )
         m = n - offset - 1
         assert_equal(len(batches), m // batch // steps, "the number of batches")
         first = offset + (m // batch) * torch.arange(batch)
@@ -608,7 +613,10 @@ def test_start(student, v, h):
     assert_equal(shapes, {"W_xh": [v, h], "W_hh": [h, h], "b_h": [h]}, "the parameters")
     bound = 1 / math.sqrt(h)
     for name, (_, low, high, spread) in about.items():
-        assert_true(-bound - 1e-6 <= low and high <= bound + 1e-6, f"{name} leaves its interval.")
+        assert_true(
+            -bound - 1e-6 <= low and high <= bound + 1e-6,
+            f"{name} runs from {low:.3f} to {high:.3f}; {bound:.3f} is 1 / sqrt(h) here.",
+        )
         room = 0.05 if name != "b_h" else 0.35
         assert_close(low, -bound, f"the smallest entry of {name}", rtol=room)
         assert_close(high, bound, f"the largest entry of {name}", rtol=room)
