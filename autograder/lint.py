@@ -183,7 +183,9 @@ def answers_are_used_through_use(chapter: Chapter, root: Path) -> Iterator[str]:
         for name in sorted(used & names):
             yield f"A cell uses `{name}` directly; take it from `use({name!r}, otherwise=…)`."
     for exercise in chapter.exercises.values():
-        used = {n.id for n in ast.walk(_parse(exercise.reference)) if isinstance(n, ast.Name)}
+        tree = _parse(exercise.reference)
+        used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+        used -= {a.arg for a in ast.walk(tree) if isinstance(a, ast.arg)}  # these shadow them
         for name in sorted(used & (names - set(exercise.names))):
             yield f"The solution of {exercise.id} uses `{name}`, another exercise's answer."
 
@@ -218,6 +220,16 @@ def text_has_a_plain_form(chapter: Chapter, root: Path) -> Iterator[str]:
             yield f"The text “{source.strip().splitlines()[0][:60]}”: {error}."
 
 
+def quiz_is_plain(chapter: Chapter, root: Path) -> Iterator[str]:
+    for cell in chapter.notebook.cells:
+        for line in cell.source.splitlines():
+            if cell.cell_type == "markdown" and line.startswith("<details>") and "$" in line:
+                yield (
+                    "Mathematics between <details> and </details> is not typeset; write HTML, such "
+                    f"as <i>x</i><sub>t</sub>, in “{line[:60]}…”."
+                )
+
+
 def header_is_complete(chapter: Chapter, root: Path) -> Iterator[str]:
     for key in ("prerequisites", "data", "objectives", "glossary"):
         if key not in chapter.meta:
@@ -244,4 +256,5 @@ RULES: tuple[Callable[[Chapter, Path], Iterator[str]], ...] = (
     answers_are_used_through_use,
     code_is_readable,
     text_has_a_plain_form,
+    quiz_is_plain,
 )

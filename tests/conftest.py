@@ -13,6 +13,14 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests import their helpers by 
 import mini as mini_course
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items):
+    """A file's tests share what it prepares, so one process runs them; notebooks go one by one."""
+    for item in items:
+        if item.path.name != "test_notebooks.py":
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""

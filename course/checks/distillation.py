@@ -316,9 +316,18 @@ def test_who_is_in_which_mode(student):
 def test_divergence_on_paper(student):
     """The loss is 0 for a perfect student, and 4 times 0.1308 for the fair coin at T = 2."""
     assert_close(
-        student.soft_loss(ZT, ZT, 2.0), torch.tensor(0.0), "a perfect student's loss", atol=1e-6
+        student.soft_loss(ZT, ZT, 2.0),
+        torch.tensor(0.0),
+        "a perfect student's loss",
+        atol=1e-6,
+        symptoms={
+            "Where the second argument is a logarithm too, say log_target=True.": torch.tensor(
+                math.nan
+            )
+        },
     )
     wrong = 4 * (0.75 * (math.log(0.75) - 0.5) + 0.25 * (math.log(0.25) - 0.5))
+    reverse = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
     assert_close(
         student.soft_loss(ZS, ZT, 2.0),
         torch.tensor(4 * DIVERGENCE),
@@ -326,5 +335,7 @@ def test_divergence_on_paper(student):
         symptoms={
             "The first argument of F.kl_div should be log-probabilities.": torch.tensor(wrong),
             "The factor T² is missing.": torch.tensor(DIVERGENCE),
+            "Teacher and student are exchanged.": torch.tensor(4 * reverse),
+            "Divided by the number of classes too: use batchmean.": torch.tensor(2 * DIVERGENCE),
         },
     )

@@ -397,7 +397,9 @@ def test_output(student):
 def test_start(student):
     """A new weight is random, within 1 / sqrt(in) of zero."""
     weight = student.MyLinear(16, 200).weight.detach()
-    assert_true(weight.abs().max() <= 0.25, "A weight is outside -1/4 to 1/4, for 16 inputs.")
+    outside = (weight.abs() > 0.25).double().mean().item()
+    assert_close(outside, 0.0, "the share of weights outside -1/4 to 1/4, for 16 inputs,")
+    assert_close(weight.mean().item(), 0.0, "the mean weight", atol=0.02)
     assert_true(weight.std() > 0.1, "The weights hardly differ; they should be uniform.")
     assert_true(isinstance(student.MyLinear(2, 2), nn.Module), "It should be an nn.Module.")
 
@@ -410,7 +412,17 @@ def test_one_house(student):
     w, b = torch.tensor([2.0, 1.0]), torch.tensor(7.0)
     sd = torch.tensor([(8 / 3) ** 0.5, (200 / 3) ** 0.5])
     expected = (new - torch.tensor([3.0, 20.0])) / sd @ w + b
-    assert_close(student.price_of(new, train, w, b), expected, "two prices")
+    assert_close(
+        student.price_of(new, train, w, b),
+        expected,
+        "two prices",
+        symptoms={
+            "The std divides by m - 1; here, as for z-scores above, by m.": (
+                (new - train.mean(0)) / train.std(0) @ w + b
+            ),
+            "The houses are not scaled, but the weights belong to scaled ones.": new @ w + b,
+        },
+    )
     assert_close(
         student.price_of(new[:1], train, w, b),
         expected[:1],

@@ -101,6 +101,73 @@ def entropy(p):
     return -(p * (p + 1e-6).log()).sum(-1)
 
 
+@misconception(
+    "temperature",
+    hint="`dim=1` is the last axis of a matrix only. A single vector has no axis 1, and a stack of "
+    "matrices has another one there: `dim=-1` is the last axis of anything.",
+)
+def softmax_t(z, T):
+    if T <= 0:
+        raise ValueError("T")
+    e = ((z - z.amax(1, keepdim=True)) / T).exp()
+    return e / e.sum(1, keepdim=True)
+
+
+@misconception(
+    "temperature",
+    hint="You subtract the largest logit of the whole tensor. A row whose own logits are all much "
+    "smaller then becomes 0 divided by 0. Each row has its own largest logit.",
+)
+def softmax_t(z, T):
+    if T <= 0:
+        raise ValueError("T")
+    e = ((z - z.max()) / T).exp()
+    return e / e.sum(-1, keepdim=True)
+
+
+@misconception(
+    "temperature",
+    hint="Clamped logits do not overflow, but two large ones that differ become equal. Subtract "
+    "the largest from all of them: that changes no difference.",
+)
+def softmax_t(z, T):
+    if T <= 0:
+        raise ValueError("T")
+    e = (z / T).clamp(max=80).exp()
+    return e / e.sum(-1, keepdim=True)
+
+
+@misconception(
+    "temperature",
+    hint="`z /= T` and `z -= ...` write into the caller's logits. Make a new tensor: `z = z / T`.",
+)
+def softmax_t(z, T):
+    if T <= 0:
+        raise ValueError("T")
+    z /= T
+    z -= z.amax(-1, keepdim=True)
+    e = z.exp()
+    return e / e.sum(-1, keepdim=True)
+
+
+@misconception(
+    "temperature",
+    hint="A sum without an axis adds up all rows. Each distribution has an entropy of its own: sum "
+    "along the last axis.",
+)
+def entropy(p):
+    return -torch.xlogy(p, p).sum()
+
+
+@misconception(
+    "temperature",
+    hint="Every probability below your smallest allowed one gets a wrong logarithm. Only exact "
+    "zeros need care.",
+)
+def entropy(p):
+    return -(p * p.clamp(min=1e-3).log()).sum(-1)
+
+
 # --- kd --------------------------------------------------------------------------------------
 
 
@@ -231,6 +298,57 @@ def kd_loss(zs, zt, y, T, alpha):
     return alpha * T**2 * soft + (1 - alpha) * F.cross_entropy(zs, y)
 
 
+@misconception(
+    "kd",
+    hint="Only the student is softened. Both distributions are compared at the same temperature: "
+    "divide the teacher's logits by T as well.",
+)
+def kd_loss(zs, zt, y, T, alpha):
+    if T <= 0 or not 0 <= alpha <= 1:
+        raise ValueError("T, alpha")
+    log_ps, log_pt = F.log_softmax(zs / T, 1), F.log_softmax(zt.detach(), 1)
+    soft = (log_pt.exp() * (log_pt - log_ps)).sum(1).mean()
+    return alpha * T**2 * soft + (1 - alpha) * F.cross_entropy(zs, y)
+
+
+@misconception(
+    "kd",
+    hint="The softmax runs down the batch. A picture's classes are on the last axis: `dim=1`.",
+)
+def kd_loss(zs, zt, y, T, alpha):
+    if T <= 0 or not 0 <= alpha <= 1:
+        raise ValueError("T, alpha")
+    log_ps, log_pt = F.log_softmax(zs / T, 0), F.log_softmax(zt.detach() / T, 0)
+    soft = (log_pt.exp() * (log_pt - log_ps)).sum(1).mean()
+    return alpha * T**2 * soft + (1 - alpha) * F.cross_entropy(zs, y)
+
+
+@misconception(
+    "kd",
+    hint="The logarithms are the right way round, but the weights before them are the student's "
+    "probabilities. In the divergence the teacher's stand there.",
+)
+def kd_loss(zs, zt, y, T, alpha):
+    if T <= 0 or not 0 <= alpha <= 1:
+        raise ValueError("T, alpha")
+    log_ps, log_pt = F.log_softmax(zs / T, 1), F.log_softmax(zt.detach() / T, 1)
+    soft = (log_ps.exp() * (log_pt - log_ps)).sum(1).mean()
+    return alpha * T**2 * soft + (1 - alpha) * F.cross_entropy(zs, y)
+
+
+@misconception(
+    "kd",
+    hint="alpha = 0 (labels only) and alpha = 1 (teacher only) are allowed: from 0 to 1 includes "
+    "both ends.",
+)
+def kd_loss(zs, zt, y, T, alpha):
+    if T <= 0 or not 0 < alpha < 1:
+        raise ValueError("T, alpha")
+    log_ps, log_pt = F.log_softmax(zs / T, 1), F.log_softmax(zt.detach() / T, 1)
+    soft = (log_pt.exp() * (log_pt - log_ps)).sum(1).mean()
+    return alpha * T**2 * soft + (1 - alpha) * F.cross_entropy(zs, y)
+
+
 # --- scaling ---------------------------------------------------------------------------------
 
 
@@ -310,6 +428,67 @@ def grad_norms(zs, zt, Ts):
         )
         loss.backward()
         norms.append((zs.grad - before).norm(dim=1).mean())
+    return torch.stack(norms)
+
+
+@misconception(
+    "scaling",
+    hint="`backward` adds to the .grad that is already there, so that each temperature's gradient "
+    "contains all earlier ones. Take a new copy of the logits for each T, or use "
+    "`torch.autograd.grad`.",
+)
+def grad_norms(zs, zt, Ts):
+    z = zs.detach().clone().requires_grad_()
+    norms = []
+    for T in Ts:
+        loss = -(F.softmax(zt / T, 1) * F.log_softmax(z / T, 1)).sum()
+        loss.backward()
+        norms.append(z.grad.norm(dim=1).mean())
+    return torch.stack(norms)
+
+
+@misconception(
+    "scaling",
+    hint="This is the norm of the mean gradient, in which the examples' gradients cancel. First "
+    "one norm for each example, then the mean of the norms.",
+)
+def grad_norms(zs, zt, Ts):
+    norms = []
+    for T in Ts:
+        z = zs.detach().clone().requires_grad_()
+        loss = -(F.softmax(zt / T, 1) * F.log_softmax(z / T, 1)).sum()
+        (grad,) = torch.autograd.grad(loss, z)
+        norms.append(grad.mean(0).norm())
+    return torch.stack(norms)
+
+
+@misconception(
+    "scaling",
+    hint="`norm(dim=0)` runs down the batch and has one number for each class. One norm for each "
+    "example needs `dim=1`.",
+)
+def grad_norms(zs, zt, Ts):
+    norms = []
+    for T in Ts:
+        z = zs.detach().clone().requires_grad_()
+        loss = -(F.softmax(zt / T, 1) * F.log_softmax(z / T, 1)).sum()
+        (grad,) = torch.autograd.grad(loss, z)
+        norms.append(grad.norm(dim=0).mean())
+    return torch.stack(norms)
+
+
+@misconception(
+    "scaling",
+    hint="The mean of the absolute values is no Euclidean norm: square, add over the classes, "
+    "take the root.",
+)
+def grad_norms(zs, zt, Ts):
+    norms = []
+    for T in Ts:
+        z = zs.detach().clone().requires_grad_()
+        loss = -(F.softmax(zt / T, 1) * F.log_softmax(z / T, 1)).sum()
+        (grad,) = torch.autograd.grad(loss, z)
+        norms.append(grad.abs().mean())
     return torch.stack(norms)
 
 
@@ -543,4 +722,93 @@ def distill(teacher, student, loader, epochs, T, alpha):
             optimizer.step()
             history.append(loss.item())
     student.eval()
+    return history
+
+
+@misconception(
+    "student",
+    hint="The history holds the last batch's loss of each epoch. It should be the mean of all its "
+    "batches' losses.",
+)
+def distill(teacher, student, loader, epochs, T, alpha):
+    where = next(student.parameters()).device
+    optimizer = torch.optim.Adam(student.parameters(), lr=0.01)
+    teacher.eval()
+    student.train()
+    history = []
+    for _ in range(epochs):
+        losses = []
+        for x, y in loader:
+            x, y = x.to(where), y.to(where)
+            with torch.no_grad():
+                log_pt = F.log_softmax(teacher(x) / T, 1)
+            zs = student(x)
+            log_ps = F.log_softmax(zs / T, 1)
+            soft = F.kl_div(log_ps, log_pt, log_target=True, reduction="batchmean")
+            loss = alpha * T**2 * soft + (1 - alpha) * F.cross_entropy(zs, y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        history.append(losses[-1])
+    student.eval()
+    return history
+
+
+@misconception(
+    "student",
+    hint="A new optimizer for each epoch forgets Adam's running means. Make it once, before the "
+    "loop.",
+)
+def distill(teacher, student, loader, epochs, T, alpha):
+    where = next(student.parameters()).device
+    teacher.eval()
+    student.train()
+    history = []
+    for _ in range(epochs):
+        optimizer = torch.optim.Adam(student.parameters(), lr=0.01)
+        losses = []
+        for x, y in loader:
+            x, y = x.to(where), y.to(where)
+            with torch.no_grad():
+                log_pt = F.log_softmax(teacher(x) / T, 1)
+            zs = student(x)
+            log_ps = F.log_softmax(zs / T, 1)
+            soft = F.kl_div(log_ps, log_pt, log_target=True, reduction="batchmean")
+            loss = alpha * T**2 * soft + (1 - alpha) * F.cross_entropy(zs, y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        history.append(sum(losses) / len(losses))
+    student.eval()
+    return history
+
+
+@misconception(
+    "student",
+    hint="The student is left in train mode, so that its dropout still throws the dice when it is "
+    "used. End with `student.eval()`.",
+)
+def distill(teacher, student, loader, epochs, T, alpha):
+    where = next(student.parameters()).device
+    optimizer = torch.optim.Adam(student.parameters(), lr=0.01)
+    teacher.eval()
+    student.train()
+    history = []
+    for _ in range(epochs):
+        losses = []
+        for x, y in loader:
+            x, y = x.to(where), y.to(where)
+            with torch.no_grad():
+                log_pt = F.log_softmax(teacher(x) / T, 1)
+            zs = student(x)
+            log_ps = F.log_softmax(zs / T, 1)
+            soft = F.kl_div(log_ps, log_pt, log_target=True, reduction="batchmean")
+            loss = alpha * T**2 * soft + (1 - alpha) * F.cross_entropy(zs, y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        history.append(sum(losses) / len(losses))
     return history

@@ -95,10 +95,13 @@ def test_entropy_equals_scipy(student, device, shape):
 
 @pytest.mark.exercise("temperature", points=1)
 def test_certain_answer(student):
-    """A certain answer should have the entropy 0, in float32 as in float64."""
+    """A certain answer should have the entropy 0, and a nearly certain one a little more."""
     for dtype in (torch.float32, torch.float64):
         p = torch.eye(4, dtype=dtype)
         assert_close(student.entropy(p), torch.zeros(4, dtype=dtype), "the entropy")
+    rare = torch.tensor([1e-6, 1e-5, 0.0, 1 - 1.1e-5], dtype=torch.float64)
+    expected = torch.as_tensor(scipy.stats.entropy(rare.numpy()))
+    assert_close(student.entropy(rare), expected, "the entropy", rtol=1e-3, atol=0.0)
 
 
 @pytest.mark.exercise("temperature", points=2)

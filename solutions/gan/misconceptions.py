@@ -54,8 +54,8 @@ def d_loss(real_logits, fake_logits, smooth=0.0):
 
 @misconception(
     "losses",
-    hint="Smoothing is for the real examples only. A raised target for the fakes would reward a "
-    "generator that stays where no data are.",
+    hint="Smoothing is for the real examples only. With a raised target for the fakes, those far "
+    "from any data would have no slope that leads them home.",
 )
 def d_loss(real_logits, fake_logits, smooth=0.0):
     def bce(logits, target):
@@ -161,6 +161,15 @@ def value(p, q, D):
 
 @misconception(
     "value",
+    hint="The probabilities are the weights of the expectation already. Take the sum over the "
+    "outcomes, not their mean.",
+)
+def value(p, q, D):
+    return (torch.xlogy(p, D) + torch.xlogy(q, 1 - D)).mean(-1)
+
+
+@misconception(
+    "value",
     hint="The sum runs over the outcomes, the last axis, and not over all distributions.",
 )
 def value(p, q, D):
@@ -173,6 +182,15 @@ def value(p, q, D):
 )
 def optimal_d(p, q):
     return p / (p + q)
+
+
+@misconception(
+    "value",
+    hint="Where p and q are both 0, a D of 0 would say “fake, for sure”. Nothing is known there, so "
+    "the description asks for one half.",
+)
+def optimal_d(p, q):
+    return torch.nan_to_num(p / (p + q))
 
 
 @misconception(
@@ -202,6 +220,27 @@ def optimal_d(p, q):
 )
 def optimal_d(p, q):
     return p / (p + q + 1e-8)
+
+
+@misconception(
+    "value",
+    hint="0 · log 0 is NaN in floating point, in js as in value: either distribution may have zeros. "
+    "Look at `torch.xlogy`.",
+)
+def js(p, q):
+    m = (p + q) / 2
+    return ((p * (p / m).log()).sum(-1) + (q * (q / m).log()).sum(-1)) / 2
+
+
+@misconception(
+    "value",
+    hint="V at D* is 2 JS - log 4. Solve that for JS: first add log 4, then halve all of it.",
+)
+def js(p, q):
+    m = (p + q) / 2
+    both = torch.xlogy(p, p) + torch.xlogy(q, q) - 2 * torch.xlogy(m, m)
+    best = both.sum(-1) - torch.log(torch.tensor(4.0, dtype=m.dtype, device=m.device))
+    return best / 2 + torch.log(torch.tensor(4.0, dtype=m.dtype, device=m.device))
 
 
 @misconception(
@@ -488,6 +527,32 @@ def gan_step(G, D, opt_g, opt_d, real, z, k=1):
 
 @misconception(
     "step",
+    hint="The losses are returned as tensors. They keep their graphs alive, and a list of them fills "
+    "the memory: return `loss.item()`.",
+)
+def gan_step(G, D, opt_g, opt_d, real, z, k=1):
+    if k < 1:
+        raise ValueError("k")
+    with torch.no_grad():
+        fake = G(z)
+    for _ in range(k):
+        loss_d = F.softplus(-D(real)).mean() + F.softplus(D(fake)).mean()
+        opt_d.zero_grad()
+        loss_d.backward()
+        opt_d.step()
+    learns = [w for w in D.parameters() if w.requires_grad]
+    D.requires_grad_(False)
+    loss_g = F.softplus(-D(G(z))).mean()
+    opt_g.zero_grad()
+    loss_g.backward()
+    opt_g.step()
+    for w in learns:
+        w.requires_grad_(True)
+    return {"d_loss": loss_d, "g_loss": loss_g}
+
+
+@misconception(
+    "step",
     hint="Gradients are never set to zero, so each step also takes all the earlier ones.",
 )
 def gan_step(G, D, opt_g, opt_d, real, z, k=1):
@@ -523,6 +588,71 @@ def train_ring(steps, seed):
     opt_g, opt_d = adam(G, LR_D), adam(D, LR_G)
     for _ in range(steps):
         real, fake = ring(BATCH), G(noise(BATCH))
+        loss = F.softplus(-D(real)).mean() + F.softplus(D(fake.detach())).mean()
+        opt_d.zero_grad()
+        loss.backward()
+        opt_d.step()
+        loss = F.softplus(-D(fake)).mean()
+        opt_g.zero_grad()
+        loss.backward()
+        opt_g.step()
+    return G
+
+
+@misconception(
+    "ring",
+    hint="D is made before G, so the first random numbers go into D. The order of the draws is part "
+    "of the exercise: first G, then D.",
+)
+def train_ring(steps, seed):
+    torch.manual_seed(seed)
+    D, G = mlp(2, 1), mlp(LATENT, 2)
+    opt_g, opt_d = adam(G, LR_G), adam(D, LR_D)
+    for _ in range(steps):
+        real, fake = ring(BATCH), G(noise(BATCH))
+        loss = F.softplus(-D(real)).mean() + F.softplus(D(fake.detach())).mean()
+        opt_d.zero_grad()
+        loss.backward()
+        opt_d.step()
+        loss = F.softplus(-D(fake)).mean()
+        opt_g.zero_grad()
+        loss.backward()
+        opt_g.step()
+    return G
+
+
+@misconception(
+    "ring",
+    hint="G's step draws noise of its own. Here both steps of a round use the same noise, drawn once.",
+)
+def train_ring(steps, seed):
+    torch.manual_seed(seed)
+    G, D = mlp(LATENT, 2), mlp(2, 1)
+    opt_g, opt_d = adam(G, LR_G), adam(D, LR_D)
+    for _ in range(steps):
+        real, fake = ring(BATCH), G(noise(BATCH))
+        loss = F.softplus(-D(real)).mean() + F.softplus(D(fake.detach())).mean()
+        opt_d.zero_grad()
+        loss.backward()
+        opt_d.step()
+        loss = F.softplus(-D(G(noise(BATCH)))).mean()
+        opt_g.zero_grad()
+        loss.backward()
+        opt_g.step()
+    return G
+
+
+@misconception(
+    "ring",
+    hint="The noise is drawn before the real points. The order of the draws is part of the exercise: "
+    "first ring(BATCH), then noise(BATCH).",
+)
+def train_ring(steps, seed):
+    torch.manual_seed(seed)
+    G, D = mlp(LATENT, 2), mlp(2, 1)
+    opt_g, opt_d = adam(G, LR_G), adam(D, LR_D)
+    for _ in range(steps):
+        fake, real = G(noise(BATCH)), ring(BATCH)
         loss = F.softplus(-D(real)).mean() + F.softplus(D(fake.detach())).mean()
         opt_d.zero_grad()
         loss.backward()
@@ -671,3 +801,14 @@ def modes_covered(samples, centres):
 def modes_covered(samples, centres):
     distance, _ = torch.cdist(samples, centres).min(dim=1)
     return (distance <= NEAR).sum().item()
+
+
+@misconception(
+    "ring",
+    hint="Exactly n / (4 K) hits are enough (“at least”), and n / (4 K) is rarely a whole number: "
+    "compare with >=, and do not round it.",
+)
+def modes_covered(samples, centres):
+    distance, nearest = torch.cdist(samples, centres).min(dim=1)
+    hits = torch.bincount(nearest[distance <= NEAR], minlength=len(centres))
+    return (hits > len(samples) // (4 * len(centres))).sum().item()

@@ -93,6 +93,42 @@ def grad(X, y, w, b, lam=0.0):
     return X.T @ error + lam * w, error.sum()
 
 
+@misconception(
+    "cost",
+    hint="The derivative of lam w² / 2m is lam w / m: the 2 cancels, the m stays.",
+)
+def grad(X, y, w, b, lam=0.0):
+    m, n = X.shape
+    if y.shape != (m,) or w.shape != (n,):
+        raise ValueError("shapes do not fit")
+    error = X @ w + b - y
+    return X.T @ error / m + lam * w, error.mean()
+
+
+@misconception(
+    "cost",
+    hint="The derivative of lam w² / 2m is lam w / m: the 2 cancels, the m stays.",
+)
+def grad(X, y, w, b, lam=0.0):
+    m, n = X.shape
+    if y.shape != (m,) or w.shape != (n,):
+        raise ValueError("shapes do not fit")
+    error = X @ w + b - y
+    return (X.T @ error + 2 * lam * w) / m, error.mean()
+
+
+@misconception(
+    "cost",
+    hint="The penalty adds up the squares of the weights, not their sizes.",
+)
+def cost(X, y, w, b, lam=0.0):
+    m, n = X.shape
+    if y.shape != (m,) or w.shape != (n,):
+        raise ValueError("shapes do not fit")
+    error = X @ w + b - y
+    return (error @ error + lam * w.abs().sum()) / (2 * m)
+
+
 # --- gd --------------------------------------------------------------------------------------
 
 
@@ -227,6 +263,120 @@ def fit(X, y, lr, max_steps, tol, patience):
         small = small + 1 if history[-2] - history[-1] <= tol * history[-2] else 0
         if small == patience:
             break
+    return w, b, history
+
+
+@misconception(
+    "gd",
+    hint="`torch.zeros(n)` is float32 on the CPU, whatever X is. `X.new_zeros(n)` has X's dtype and "
+    "device.",
+)
+def fit(X, y, lr, max_steps, tol, patience):
+    m, n = X.shape
+    w, b = torch.zeros(n), torch.zeros(())
+    error = X @ w + b - y
+    history = [(error @ error / (2 * m)).item()]
+    small = 0
+    for _ in range(max_steps):
+        w, b = w - lr * X.T @ error / m, b - lr * error.mean()
+        error = X @ w + b - y
+        history.append((error @ error / (2 * m)).item())
+        if not history[-1] <= history[0]:
+            raise FloatingPointError("diverged")
+        small = small + 1 if history[-2] - history[-1] <= tol * history[-2] else 0
+        if small == patience:
+            break
+    return w, b, history
+
+
+@misconception(
+    "gd",
+    hint="The cost is compared with that of the step before. Near the minimum rounding lets it rise "
+    "a little; the error is for a cost above that of the *start*.",
+)
+def fit(X, y, lr, max_steps, tol, patience):
+    m, n = X.shape
+    w, b = X.new_zeros(n), X.new_zeros(())
+    error = -y
+    history = [(error @ error / (2 * m)).item()]
+    small = 0
+    for _ in range(max_steps):
+        w, b = w - lr * X.T @ error / m, b - lr * error.mean()
+        error = X @ w + b - y
+        history.append((error @ error / (2 * m)).item())
+        if not history[-1] <= history[-2]:
+            raise FloatingPointError("diverged")
+        small = small + 1 if history[-2] - history[-1] <= tol * history[-2] else 0
+        if small == patience:
+            break
+    return w, b, history
+
+
+@misconception(
+    "gd",
+    hint="It stops one step too late: with `patience` small steps in a row it is enough, so compare "
+    "with >=.",
+)
+def fit(X, y, lr, max_steps, tol, patience):
+    m, n = X.shape
+    w, b = X.new_zeros(n), X.new_zeros(())
+    error = -y
+    history = [(error @ error / (2 * m)).item()]
+    small = 0
+    for _ in range(max_steps):
+        w, b = w - lr * X.T @ error / m, b - lr * error.mean()
+        error = X @ w + b - y
+        history.append((error @ error / (2 * m)).item())
+        if not history[-1] <= history[0]:
+            raise FloatingPointError("diverged")
+        small = small + 1 if history[-2] - history[-1] <= tol * history[-2] else 0
+        if small > patience:
+            break
+    return w, b, history
+
+
+@misconception(
+    "gd",
+    hint="The small steps are counted, but not in a row: after a step that is not small, the counter "
+    "goes back to 0.",
+)
+def fit(X, y, lr, max_steps, tol, patience):
+    m, n = X.shape
+    w, b = X.new_zeros(n), X.new_zeros(())
+    error = -y
+    history = [(error @ error / (2 * m)).item()]
+    small = 0
+    for _ in range(max_steps):
+        w, b = w - lr * X.T @ error / m, b - lr * error.mean()
+        error = X @ w + b - y
+        history.append((error @ error / (2 * m)).item())
+        if not history[-1] <= history[0]:
+            raise FloatingPointError("diverged")
+        small += history[-2] - history[-1] <= tol * history[-2]
+        if small == patience:
+            break
+    return w, b, history
+
+
+@misconception(
+    "gd",
+    hint="The last cost is missing from the history: it should hold the cost at the start and then "
+    "that after each step.",
+)
+def fit(X, y, lr, max_steps, tol, patience):
+    m, n = X.shape
+    w, b = X.new_zeros(n), X.new_zeros(())
+    history, small = [], 0
+    for _ in range(max_steps):
+        error = X @ w + b - y
+        history.append((error @ error / (2 * m)).item())
+        if not history[-1] <= history[0]:
+            raise FloatingPointError("diverged")
+        if len(history) > 1:
+            small = small + 1 if history[-2] - history[-1] <= tol * history[-2] else 0
+        if small == patience:
+            break
+        w, b = w - lr * X.T @ error / m, b - lr * error.mean()
     return w, b, history
 
 
@@ -420,6 +570,71 @@ class Scaler:
         return (Z + self.shift) * self.scale
 
 
+@misconception(
+    "scaler",
+    hint="A small constant in the denominator turns a constant column into a trap: a new value that "
+    "is a little different becomes enormous. Use 1 as the scale there.",
+)
+class Scaler:
+    def __init__(self, kind):
+        if kind not in ("max", "mean", "zscore"):
+            raise ValueError(kind)
+        self.kind, self.scale = kind, None
+
+    def fit(self, X):
+        self.shift = X.mean(0) if self.kind != "max" else torch.zeros_like(X[0])
+        scale = {
+            "max": X.abs().amax(0),
+            "mean": X.amax(0) - X.amin(0),
+            "zscore": X.std(0, correction=0),
+        }
+        self.scale = scale[self.kind] + 1e-8
+        return self
+
+    def transform(self, X):
+        if self.scale is None:
+            raise RuntimeError("call fit first")
+        return (X - self.shift) / self.scale
+
+    def inverse_transform(self, Z):
+        if self.scale is None:
+            raise RuntimeError("call fit first")
+        return Z * self.scale + self.shift
+
+
+@misconception(
+    "scaler",
+    hint="A column of negative numbers has its largest *size* at its minimum: take the maximum of "
+    "|x|, not of x.",
+)
+class Scaler:
+    def __init__(self, kind):
+        if kind not in ("max", "mean", "zscore"):
+            raise ValueError(kind)
+        self.kind, self.scale = kind, None
+
+    def fit(self, X):
+        low, high = X.amin(0), X.amax(0)
+        self.shift = X.mean(0) if self.kind != "max" else torch.zeros_like(low)
+        scale = {
+            "max": high,
+            "mean": high - low,
+            "zscore": X.std(0, correction=0) * (high > low),
+        }[self.kind]
+        self.scale = torch.where(scale != 0, scale, 1.0)
+        return self
+
+    def transform(self, X):
+        if self.scale is None:
+            raise RuntimeError("call fit first")
+        return (X - self.shift) / self.scale
+
+    def inverse_transform(self, Z):
+        if self.scale is None:
+            raise RuntimeError("call fit first")
+        return Z * self.scale + self.shift
+
+
 # --- logistic --------------------------------------------------------------------------------
 
 
@@ -532,6 +747,26 @@ def boundary_x2(w, b, x1):
 
 @misconception(
     "boundary",
+    hint="Solve w1 x1 + w2 x2 + b = 0 again: w2 divides *both* other terms, and both change sign.",
+)
+def boundary_x2(w, b, x1):
+    if w[1] == 0:
+        raise ValueError("vertical")
+    return -w[0] * x1 / w[1] + b
+
+
+@misconception(
+    "boundary",
+    hint="Solve w1 x1 + w2 x2 + b = 0 again: w2 divides *both* other terms, and both change sign.",
+)
+def boundary_x2(w, b, x1):
+    if w[1] == 0:
+        raise ValueError("vertical")
+    return -w[0] * x1 / w[1] - b
+
+
+@misconception(
+    "boundary",
     hint="With w2 = 0 you divide by zero, and the plot shows nothing. Say so with a ValueError.",
 )
 def boundary_x2(w, b, x1):
@@ -635,6 +870,41 @@ def softmax_grad(logits, y):
 
 @misconception(
     "softmax",
+    hint="The mean is over the m examples only, so the gradient is (p - one-hot) / m, not over m K.",
+)
+def softmax_grad(logits, y):
+    if y.min() < 0 or y.max() >= logits.shape[1]:
+        raise ValueError("unknown class")
+    p = (logits - logits.logsumexp(1, keepdim=True)).exp()
+    p[torch.arange(len(y), device=y.device), y] -= 1
+    return p / p.numel()
+
+
+@misconception(
+    "softmax",
+    hint="`F.one_hot(y)` guesses the number of classes from the largest label in this batch. Tell it "
+    "K: `F.one_hot(y, K)`.",
+)
+def softmax_grad(logits, y):
+    if y.min() < 0 or y.max() >= logits.shape[1]:
+        raise ValueError("unknown class")
+    p = (logits - logits.logsumexp(1, keepdim=True)).exp()
+    return (p - F.one_hot(y)) / len(y)
+
+
+@misconception(
+    "softmax",
+    hint="This is the sum over the examples; the loss is their mean.",
+)
+def softmax_ce(logits, y):
+    if y.min() < 0 or y.max() >= logits.shape[1]:
+        raise ValueError("unknown class")
+    true = logits[torch.arange(len(y), device=y.device), y]
+    return (logits.logsumexp(1) - true).sum()
+
+
+@misconception(
+    "softmax",
     hint="All truths land in every row: `p[:, y]` means all rows and the columns y. Each row has "
     "one true class: `p[torch.arange(m), y]`.",
 )
@@ -698,6 +968,38 @@ class MyLinear(nn.Module):
 
     def forward(self, x):
         return x @ self.weight.T + self.bias
+
+
+@misconception(
+    "linear",
+    hint="`randn` has no limits. Weight and bias are *uniform* between the two bounds.",
+)
+class MyLinear(nn.Module):
+    def __init__(self, in_features, out_features, bias=True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / in_features**0.5)
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    def forward(self, x):
+        y = x @ self.weight.T
+        return y if self.bias is None else y + self.bias
+
+
+@misconception(
+    "linear",
+    hint="`rand` lies between 0 and 1, so that no weight is negative. Between -bound and bound it is "
+    "(2 rand - 1) bound, or `uniform_(-bound, bound)`.",
+)
+class MyLinear(nn.Module):
+    def __init__(self, in_features, out_features, bias=True):
+        super().__init__()
+        bound = 1 / math.sqrt(in_features)
+        self.weight = nn.Parameter(bound * torch.rand(out_features, in_features))
+        self.bias = nn.Parameter(bound * torch.rand(out_features)) if bias else None
+
+    def forward(self, x):
+        y = x @ self.weight.T
+        return y if self.bias is None else y + self.bias
 
 
 @misconception(

@@ -120,7 +120,9 @@ def expected_of(reference, state, x, train):
 
 def run_both(student, name, args, reference, state, x, train):
     got = student.run(run_block, name, args, state, x, train)
-    assert_equal(list(got["missing"]), [], "the list of documented names that are missing")
+    assert_equal(
+        list(got["missing"]), [], "the list of names that are not documented for this case"
+    )
     assert_equal(list(got["unexpected"]), [], "the list of documented names that are missing")
     require(got["module"], f"{name} should be an nn.Module.", "nn.Module", "another class")
     return got, expected_of(reference, state, x, train)

@@ -106,6 +106,21 @@ def pi_loss(model, x, y, labelled_mask, w, noise):
     return loss
 
 
+@misconception(
+    "pi",
+    hint="The second pass sees the input as it is. Both passes get noise, each its own: two noisy "
+    "answers should agree.",
+)
+def pi_loss(model, x, y, labelled_mask, w, noise):
+    if labelled_mask.dtype != torch.bool:
+        raise ValueError("bool, please")
+    first, second = model(noise(x)), model(x)
+    loss = w * (first.softmax(-1) - second.softmax(-1)).square().mean()
+    if labelled_mask.any():
+        loss = loss + F.cross_entropy(first[labelled_mask], y[labelled_mask])
+    return loss
+
+
 # --- ramp ------------------------------------------------------------------------------------
 
 
@@ -299,6 +314,94 @@ class Ensemble:
         self.count.zero_()
 
 
+@misconception(
+    "temporal",
+    hint="`total[idx] += z` reads, adds and writes once for each row of idx, so of an example that "
+    "stands there twice only the last output is kept. `index_add_` adds them all.",
+)
+class Ensemble:
+    def __init__(self, n, classes, alpha):
+        if not 0 <= alpha < 1:
+            raise ValueError("alpha")
+        self.alpha, self.t = alpha, torch.zeros(n, 1)
+        self.Z, self.total = torch.zeros(n, classes), torch.zeros(n, classes)
+        self.count = torch.zeros(n, 1)
+
+    def target(self, idx):
+        weight = 1 - self.alpha ** self.t[idx.cpu()]
+        return (self.Z[idx.cpu()] / weight.clamp(min=1e-12)).to(idx.device)
+
+    def update(self, idx, z):
+        self.total[idx.cpu()] += z.detach().cpu().float()
+        self.count[idx.cpu()] += 1
+
+    def end_epoch(self):
+        seen = self.count[:, 0] > 0
+        mean = self.total[seen] / self.count[seen]
+        self.Z[seen] = self.alpha * self.Z[seen] + (1 - self.alpha) * mean
+        self.t[seen] += 1
+        self.total.zero_()
+        self.count.zero_()
+
+
+@misconception(
+    "temporal",
+    hint="Of an example that is noted several times in an epoch only the last output counts. Add "
+    "the outputs up, count them, and take their mean at end_epoch.",
+)
+class Ensemble:
+    def __init__(self, n, classes, alpha):
+        if not 0 <= alpha < 1:
+            raise ValueError("alpha")
+        self.alpha, self.t = alpha, torch.zeros(n, 1)
+        self.Z, self.new = torch.zeros(n, classes), torch.zeros(n, classes)
+        self.seen = torch.zeros(n, dtype=torch.bool)
+
+    def target(self, idx):
+        weight = 1 - self.alpha ** self.t[idx.cpu()]
+        return (self.Z[idx.cpu()] / weight.clamp(min=1e-12)).to(idx.device)
+
+    def update(self, idx, z):
+        self.new[idx.cpu()] = z.detach().cpu().float()
+        self.seen[idx.cpu()] = True
+
+    def end_epoch(self):
+        at = self.seen
+        self.Z[at] = self.alpha * self.Z[at] + (1 - self.alpha) * self.new[at]
+        self.t[at] += 1
+        self.seen[:] = False
+
+
+@misconception(
+    "temporal",
+    hint="The outputs are kept with their graph, so the target has a gradient, and every epoch's "
+    "graph stays in memory. `detach` what you note.",
+)
+class Ensemble:
+    def __init__(self, n, classes, alpha):
+        if not 0 <= alpha < 1:
+            raise ValueError("alpha")
+        self.alpha, self.t = alpha, torch.zeros(n, 1)
+        self.Z, self.total = torch.zeros(n, classes), torch.zeros(n, classes)
+        self.count = torch.zeros(n, 1)
+
+    def target(self, idx):
+        weight = 1 - self.alpha ** self.t[idx.cpu()]
+        return (self.Z[idx.cpu()] / weight.clamp(min=1e-12)).to(idx.device)
+
+    def update(self, idx, z):
+        self.total = self.total.index_add(0, idx.cpu(), z.cpu().float())
+        self.count.index_add_(0, idx.cpu(), torch.ones(len(idx), 1))
+
+    def end_epoch(self):
+        seen = self.count > 0
+        mean = self.total / self.count.clamp(min=1)
+        self.Z = torch.where(seen, self.alpha * self.Z + (1 - self.alpha) * mean, self.Z)
+        self.t += seen
+        self.total = torch.zeros_like(self.total)
+        self.count.zero_()
+
+
 # --- ema -------------------------------------------------------------------------------------
 
 
@@ -422,6 +525,47 @@ class MeanTeacher:
             q.copy_(p)
 
 
+@misconception(
+    "ema",
+    hint="The teacher's own first weights count as one term of the mean: step counts from 0, so "
+    "the first factor is 1 - 1 / 1 = 0 and the first update is a copy.",
+)
+class MeanTeacher:
+    def __init__(self, student, alpha):
+        if not 0 <= alpha <= 1:
+            raise ValueError("alpha")
+        self.student, self.alpha = student, alpha
+        self.teacher = copy.deepcopy(student).requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, step):
+        a = min(1 - 1 / (step + 2), self.alpha)
+        for q, p in zip(self.teacher.parameters(), self.student.parameters()):
+            q.mul_(a).add_((1 - a) * p)
+        for q, p in zip(self.teacher.buffers(), self.student.buffers()):
+            q.copy_(p)
+
+
+@misconception(
+    "ema",
+    hint="The buffers are averaged like the weights. The running statistics are moving averages "
+    "already, and the counter is a whole number; copy them.",
+)
+class MeanTeacher:
+    def __init__(self, student, alpha):
+        if not 0 <= alpha <= 1:
+            raise ValueError("alpha")
+        self.student, self.alpha = student, alpha
+        self.teacher = copy.deepcopy(student).requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, step):
+        a = min(1 - 1 / (step + 1), self.alpha)
+        pairs = zip(self.teacher.state_dict().values(), self.student.state_dict().values())
+        for q, p in pairs:
+            q.copy_(a * q + (1 - a) * p)
+
+
 # --- pseudo ----------------------------------------------------------------------------------
 
 
@@ -490,6 +634,37 @@ def pseudo_labels(probs, threshold, cap=None):
         for c in range(probs.shape[1]):
             keep[order[labels[order] == c][cap:]] = False
     return keep.nonzero()[:, 0], labels
+
+
+@misconception(
+    "pseudo",
+    hint="The rows come in the order of their confidence. Put them back in ascending order, and "
+    "their labels with them.",
+)
+def pseudo_labels(probs, threshold, cap=None):
+    if ((probs.sum(-1) - 1).abs() > 1e-3).any():
+        raise ValueError("logits?")
+    confidence, labels = probs.max(-1)
+    keep = confidence >= threshold
+    order = confidence.argsort(descending=True, stable=True)
+    order = order[keep[order]]
+    if cap is not None:
+        for c in range(probs.shape[1]):
+            keep[order[labels[order] == c][cap:]] = False
+        order = order[keep[order]]
+    return order, labels[order]
+
+
+@misconception(
+    "pseudo",
+    hint="`guard` counts the entries of test_idx that were chosen; asked for is how many entries of "
+    "idx belong to the test set. The two differ where an example stands in one of them twice.",
+)
+def guard(idx, test_idx):
+    common = torch.isin(test_idx, idx).sum().item()
+    if common:
+        raise ValueError(f"{common} examples are from the test set")
+    return idx
 
 
 @misconception(
@@ -642,3 +817,117 @@ def train_semi(X, y, labelled, method, steps, seed):
         loss.backward()
         optimizer.step()
     return teacher
+
+
+@misconception(
+    "moons",
+    hint="The second pass sees the points as they are. Draw noise for it as well, or the consistency "
+    "asks for less than the recipe.",
+)
+def train_semi(X, y, labelled, method, steps, seed):
+    if method not in ("supervised", "pi", "mean-teacher"):
+        raise ValueError(method)
+    torch.manual_seed(seed)
+    net = make_net(X)
+    teacher = copy.deepcopy(net).requires_grad_(False)
+    optimizer = torch.optim.Adam(net.parameters(), lr=LR)
+    for t in range(steps):
+        out = net(perturb(X))
+        loss = F.cross_entropy(out[labelled], y[labelled])
+        if method != "supervised":
+            other = net if method == "pi" else teacher
+            gap = out.softmax(-1) - other(X).softmax(-1)
+            s = min(t / (RAMP * steps), 1)
+            loss = loss + WEIGHT * math.exp(-5 * (1 - s) ** 2) * gap.square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        a = min(1 - 1 / (t + 1), ALPHA)
+        for q, p in zip(teacher.parameters(), net.parameters()):
+            q.mul_(a).add_((1 - a) * p.detach())
+    return teacher if method == "mean-teacher" else net
+
+
+@misconception(
+    "moons",
+    hint="The ramp-up takes all of training. It should be over after the share RAMP of the steps.",
+)
+def train_semi(X, y, labelled, method, steps, seed):
+    if method not in ("supervised", "pi", "mean-teacher"):
+        raise ValueError(method)
+    torch.manual_seed(seed)
+    net = make_net(X)
+    teacher = copy.deepcopy(net).requires_grad_(False)
+    optimizer = torch.optim.Adam(net.parameters(), lr=LR)
+    for t in range(steps):
+        out = net(perturb(X))
+        loss = F.cross_entropy(out[labelled], y[labelled])
+        if method != "supervised":
+            other = net if method == "pi" else teacher
+            gap = out.softmax(-1) - other(perturb(X)).softmax(-1)
+            s = t / steps
+            loss = loss + WEIGHT * math.exp(-5 * (1 - s) ** 2) * gap.square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        a = min(1 - 1 / (t + 1), ALPHA)
+        for q, p in zip(teacher.parameters(), net.parameters()):
+            q.mul_(a).add_((1 - a) * p.detach())
+    return teacher if method == "mean-teacher" else net
+
+
+@misconception(
+    "moons",
+    hint="The teacher has no warm-up: the random weights of the start fade only slowly.",
+)
+def train_semi(X, y, labelled, method, steps, seed):
+    if method not in ("supervised", "pi", "mean-teacher"):
+        raise ValueError(method)
+    torch.manual_seed(seed)
+    net = make_net(X)
+    teacher = copy.deepcopy(net).requires_grad_(False)
+    optimizer = torch.optim.Adam(net.parameters(), lr=LR)
+    for t in range(steps):
+        out = net(perturb(X))
+        loss = F.cross_entropy(out[labelled], y[labelled])
+        if method != "supervised":
+            other = net if method == "pi" else teacher
+            gap = out.softmax(-1) - other(perturb(X)).softmax(-1)
+            s = min(t / (RAMP * steps), 1)
+            loss = loss + WEIGHT * math.exp(-5 * (1 - s) ** 2) * gap.square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        a = ALPHA
+        for q, p in zip(teacher.parameters(), net.parameters()):
+            q.mul_(a).add_((1 - a) * p.detach())
+    return teacher if method == "mean-teacher" else net
+
+
+@misconception(
+    "moons",
+    hint="The second pass of the Pi-model is detached; there the gradient flows through both. Only the "
+    "teacher's pass has none.",
+)
+def train_semi(X, y, labelled, method, steps, seed):
+    if method not in ("supervised", "pi", "mean-teacher"):
+        raise ValueError(method)
+    torch.manual_seed(seed)
+    net = make_net(X)
+    teacher = copy.deepcopy(net).requires_grad_(False)
+    optimizer = torch.optim.Adam(net.parameters(), lr=LR)
+    for t in range(steps):
+        out = net(perturb(X))
+        loss = F.cross_entropy(out[labelled], y[labelled])
+        if method != "supervised":
+            other = net if method == "pi" else teacher
+            gap = out.softmax(-1) - other(perturb(X)).softmax(-1).detach()
+            s = min(t / (RAMP * steps), 1)
+            loss = loss + WEIGHT * math.exp(-5 * (1 - s) ** 2) * gap.square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        a = min(1 - 1 / (t + 1), ALPHA)
+        for q, p in zip(teacher.parameters(), net.parameters()):
+            q.mul_(a).add_((1 - a) * p.detach())
+    return teacher if method == "mean-teacher" else net
