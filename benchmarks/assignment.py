@@ -77,12 +77,12 @@ assert z.dtype == torch.float64
         """
 def softmax(x):
     e = (x - x.max(-1, keepdim=True).values).exp()
-    return e / e.sum(-1, keepdim=True)
+    return e / e.sum(dim=-1, keepdim=True)
 """,
         """
 def softmax(x):
     e = x.exp()
-    return e / e.sum(-1, keepdim=True)
+    return e / e.sum(dim=-1, keepdim=True)
 """,
         "Subtract the largest first: exp(1000) is infinite.",
         (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from make_submissions import encoded, with_answer
+from make_submissions import answered, encoded, with_answer
 
 from autograder import diagnose
 from autograder.chapters import Chapter, chapter_ids, find_root, load
@@ -107,6 +107,23 @@ def graded(answer: Answer, source: str, diagnosis: Diagnosis, workers: Workers) 
         outcomes, _, _ = run_attempt(tests, answer.exercise, submission, process, diagnosis.device)
     passed = all(outcome.passed for outcome in outcomes)
     return passed, diagnosis.hint(answer.exercise, outcomes)
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_right_answers_pass_the_public_checks_in_a_worker(name):
+    """As `autograder check` runs them; within a notebook they meet the answers themselves."""
+    owner, workers, failed = chapter(name), Workers(), []
+    data = encoded(answered(owner))
+    submission = read(data, owner.id, {owner.id: blank(owner.id)})
+    try:
+        with workers.spawn(submission, limits(10)) as process:
+            for exercise in owner.exercises:
+                checks = [t for t in owner.checks if t.exercise == exercise]
+                outcomes, _, _ = run_attempt(checks, exercise, submission, process)
+                failed += [f"{exercise}: {o.test}: {o.reason}" for o in outcomes if not o.passed]
+    finally:
+        workers.close()
+    assert failed == []
 
 
 @pytest.mark.parametrize("device", DEVICES)

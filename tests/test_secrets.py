@@ -18,7 +18,9 @@ from autograder.chapters import BEGIN, END, Chapter, chapter_ids, find_root, loa
 
 ROOT = find_root(Path(__file__).parent)
 SHORTEST = 28  # a shorter line (`return x`, `for _ in range(n):`) gives nothing away
-IDIOM = re.compile(r"(from|import|@|class \w+\(nn\.Module\)|def \w+\((self|student)\b)")
+IDIOM = re.compile(
+    r"(from|import|@|torch\.set_default_dtype|class \w+\(nn\.Module\)|def \w+\((self|student)\b)"
+)
 
 
 def lines_of(text: str) -> set[str]:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from course.testing import assert_close, assert_equal, assert_true, raises, unchanged
+from course.testing import assert_close, assert_equal, assert_true, probe, raises, unchanged
 
 HINTS = {
     "jacobian": [
@@ -145,15 +145,35 @@ def test_stds(student):
     assert_close(student.kaiming_std((2, 4), 1.0), 0.5, "`kaiming_std((2, 4), 1.0)`")
 
 
+@probe
 def doubled(w):
     nn.init.eye_(w)
     w.mul_(2)
 
 
+@probe
+def same(z):
+    return z
+
+
+@probe
+def always_two(z):
+    return 0 * z + 2
+
+
+@probe
+def input_and_shapes(student):
+    shapes = []
+    moments = student.second_moments(
+        [40, 7, 20], torch.tanh, lambda w: shapes.append(tuple(w.shape)), 100
+    )
+    return float(moments[0]), shapes
+
+
 @pytest.mark.exercise("propagate")
 def test_doubling_layers(student):
     """`second_moments`: layers that double their input multiply the mean square by four."""
-    got = student.second_moments([3, 3, 3], lambda z: z, doubled, 5)
+    got = student.second_moments([3, 3, 3], same, doubled, 5)
     assert_equal(len(got), 3, "the number of values")
     assert_close(
         [m / got[0] for m in got],
@@ -166,7 +186,7 @@ def test_doubling_layers(student):
 @pytest.mark.exercise("propagate")
 def test_not_the_variance(student):
     """`second_moments` does not subtract the mean: an activation that is always 2 gives 4."""
-    got = student.second_moments([3, 5], lambda z: 0 * z + 2, doubled, 4)
+    got = student.second_moments([3, 5], always_two, doubled, 4)
     assert_close(
         got[1],
         4.0,
@@ -178,10 +198,9 @@ def test_not_the_variance(student):
 @pytest.mark.exercise("propagate")
 def test_input_and_shape(student):
     """The input of `second_moments` is standard normal, and weights have the shape (out, in)."""
-    shapes = []
-    got = student.second_moments([40, 7, 20], torch.tanh, lambda w: shapes.append(w.shape), 100)
-    assert_close(got[0], 1.0, "the second moment of the input", rtol=0.15)
-    assert_equal([tuple(s) for s in shapes], [(7, 40), (20, 7)], "the shapes that init sees")
+    first, shapes = student.run(input_and_shapes)
+    assert_close(first, 1.0, "the second moment of the input", rtol=0.15)
+    assert_equal(shapes, [(7, 40), (20, 7)], "the shapes that init sees")
 
 
 @pytest.mark.exercise("init")
