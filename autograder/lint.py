@@ -223,10 +223,17 @@ def text_has_a_plain_form(chapter: Chapter, root: Path) -> Iterator[str]:
 def quiz_is_plain(chapter: Chapter, root: Path) -> Iterator[str]:
     for cell in chapter.notebook.cells:
         for line in cell.source.splitlines():
-            if cell.cell_type == "markdown" and line.startswith("<details>") and "$" in line:
+            if cell.cell_type != "markdown" or not line.startswith("<details>"):
+                continue
+            if "$" in line:
                 yield (
                     "Mathematics between <details> and </details> is not typeset; write HTML, such "
                     f"as <i>x</i><sub>t</sub>, in “{line[:60]}…”."
+                )
+            if "`" in line:
+                yield (
+                    "Backticks between <details> and </details> stay as they are; write "
+                    f"<code>…</code> in “{line[:60]}…”."
                 )
 
 

@@ -257,9 +257,11 @@ def double(x):
         "larger than its memory"),
     "not a number": ("def double(x): return x * float('nan')", 60, ""),
     "forks without end, and is told": ("""
-import os
+import os, time
 def double(x):
-    while True: os.fork()
+    # Only the first one goes on: 64 that all fork meet the time limit first on a busy machine.
+    while os.fork(): pass
+    time.sleep(60)
 """, 40, "the grader allows 64 processes and threads"),
     "a huge file": ("def double(x): open('f', 'wb').truncate(1 << 40)", 40, "files of 256 MB"),
     "too many files": ("""

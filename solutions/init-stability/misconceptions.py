@@ -386,7 +386,8 @@ def orthogonal_(t, gain=1.0, generator=None):
 
 @misconception(
     "init",
-    hint="A wide matrix cannot have orthonormal columns. Make it tall, and transpose at the end.",
+    hint="Some columns of a wide weight are always 0. A wide matrix cannot have orthonormal columns: "
+    "make a tall one, and transpose it at the end.",
 )
 def orthogonal_(t, gain=1.0, generator=None):
     rows, cols = len(t), t[0].numel()

@@ -370,9 +370,10 @@ def fill_parameter(student, name, shape, dtype, device):
 
 @probe
 def fill_many(student, name, shape, times):
-    """The mean of many fillings."""
+    """The mean of many fillings, and that of their squares."""
     f = getattr(student, name)
-    return torch.stack([f(torch.empty(shape, dtype=torch.float64)) for _ in range(times)]).mean(0)
+    drawn = torch.stack([f(torch.empty(shape, dtype=torch.float64)) for _ in range(times)])
+    return drawn.mean(0), drawn.square().mean(0)
 
 
 FILLERS = ["kaiming_normal_", "xavier_uniform_", "orthogonal_"]
@@ -465,10 +466,12 @@ def test_orthogonal(student, device, shape, dtype, gain):
 @pytest.mark.exercise("init", points=2)
 @pytest.mark.parametrize("shape", [(3, 2), (2, 3), (2, 2), (3, 1)])
 def test_orthogonal_is_fair(student, shape):
-    """No sign should be favoured: over many draws each entry should be 0 on average."""
-    mean = student.run(fill_many, "orthogonal_", shape, 300)
+    """No sign and no place should be favoured: all entries are 0 on average, and equally large."""
+    mean, square = student.run(fill_many, "orthogonal_", shape, 300)
     expected = torch.zeros(shape, dtype=torch.float64)
     assert_close(mean, expected, "the mean of 300 draws", atol=0.22)
+    # The squares of the shorter axis' unit vectors add up to 1 over the longer one.
+    assert_close(square, expected + 1 / max(shape), "the mean square of 300 draws", atol=0.1)
 
 
 @pytest.mark.exercise("init", points=3)

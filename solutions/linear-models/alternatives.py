@@ -44,6 +44,27 @@ def fit(X, y, lr, max_steps, tol, patience):
     return theta[:-1], theta[-1], history
 
 
+@alternative("gd")
+def fit(X, y, lr, max_steps, tol, patience):
+    m, n = X.shape
+    w, b = X.new_zeros(n), X.new_zeros(())
+    error = -y
+    history = [(error @ error / (2 * m)).item()]
+    small = 0
+    for _ in range(max_steps):
+        w, b = w - lr * X.T @ error / m, b - lr * error.mean()
+        error = X @ w + b - y
+        history.append((error @ error / (2 * m)).item())
+        if not history[-1] <= history[0]:
+            raise FloatingPointError("diverged")
+        # Without rounding a small step is followed by small ones only: the ratio of two costs in
+        # a row never falls. So it does not matter whether they are counted in a row.
+        small += history[-2] - history[-1] <= tol * history[-2]
+        if small == patience:
+            break
+    return w, b, history
+
+
 @alternative("scaler")
 class Scaler:
     def __init__(self, kind):

@@ -337,29 +337,6 @@ def fit(X, y, lr, max_steps, tol, patience):
 
 @misconception(
     "gd",
-    hint="The small steps are counted, but not in a row: after a step that is not small, the counter "
-    "goes back to 0.",
-)
-def fit(X, y, lr, max_steps, tol, patience):
-    m, n = X.shape
-    w, b = X.new_zeros(n), X.new_zeros(())
-    error = -y
-    history = [(error @ error / (2 * m)).item()]
-    small = 0
-    for _ in range(max_steps):
-        w, b = w - lr * X.T @ error / m, b - lr * error.mean()
-        error = X @ w + b - y
-        history.append((error @ error / (2 * m)).item())
-        if not history[-1] <= history[0]:
-            raise FloatingPointError("diverged")
-        small += history[-2] - history[-1] <= tol * history[-2]
-        if small == patience:
-            break
-    return w, b, history
-
-
-@misconception(
-    "gd",
     hint="The last cost is missing from the history: it should hold the cost at the start and then "
     "that after each step.",
 )
