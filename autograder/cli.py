@@ -361,6 +361,57 @@ def report(
 
 
 @app.command()
+def demo(
+    chapters: Chapters = None,
+    folder: Annotated[Path, typer.Option("--out", help="A new folder for all of it.")] = Path(
+        "demo"
+    ),
+    students: Annotated[int, typer.Option(min=1, help="How many are in the class.")] = 60,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes; by default one for each CPU.")
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the dashboard in a browser.")
+    ] = True,
+    no_sandbox: NoSandbox = False,
+    root: Root = None,
+) -> None:
+    """Try it: invent a class, grade what it handed in, and open the dashboard.
+
+    Writes `submitted/` and `due.csv`, `grades/` and `report/` into the folder. The students make
+    the mistakes that the chapters know; a few hand in late, not at all, a damaged file, a copy of
+    their neighbour's answers, or code that attacks the grader.
+
+    Examples:
+
+    - `autograder demo` 60 students, the first three chapters
+    - `autograder demo convolution attention --students 20 --out try/`
+    """
+    _start_forkserver()
+    from autograder.chapters import chapter_ids
+    from autograder.demo import SECONDS, write_class
+    from autograder.grade import grade
+    from autograder.report import summarise, write_report
+
+    with _errors():
+        home = _root(root)
+        names = chapters or chapter_ids(home)[:3]
+        count = write_class(folder, home, names, students)
+        err.print(f"{students} students handed in {count} notebooks.", markup=False)
+        submitted = [folder / "submitted"]
+        with _bar(hidden=False) as progress:
+            grade(submitted, folder / "grades", home, jobs=jobs, seconds=SECONDS,
+                  sandbox=not no_sandbox, progress=progress)  # fmt: skip
+        err.print("The report compares what they wrote …", markup=False)
+        summary = summarise(folder / "grades", home, submissions=submitted, due=folder / "due.csv")
+        write_report(summary, folder / "report")
+    page = folder / "report" / "index.html"
+    out.print(f"Open {page}.", markup=False, highlight=False)
+    if show and out.is_terminal:
+        typer.launch(page.resolve().as_uri())
+
+
+@app.command()
 def pack(
     kind: Annotated[Pack, typer.Argument(help="What to make.")],
     chapters: Chapters = None,
