@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 # One thread for each grading process, said before torch is imported: spinning threads of several
 # processes slow each other down many times over.
@@ -106,6 +107,14 @@ def _root(given: Path | None) -> Path:
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=1, default=str))
+
+
+@app.callback()
+def main() -> None:
+    if sys.platform == "win32":
+        sentence = "The autograder needs Linux; on Windows use WSL. In a notebook, check(…) works."
+        err.print(sentence, style="red", markup=False, highlight=False)
+        raise typer.Exit(FAILED)
 
 
 @app.command()

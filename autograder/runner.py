@@ -7,12 +7,14 @@ is replaced when it hangs or dies; `run_exercise` drives the tests.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import math
 import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -164,8 +166,15 @@ class StudentZygote:
         bounds: Bounds = BOUNDS,
         root: Path | None = None,
     ):
+        if sys.platform != "linux":
+            raise SandboxError(
+                "The grader runs students' code on Linux only; elsewhere, use a container or a "
+                "virtual machine. In a notebook, check(…) works everywhere."
+            )
         self.bounds = bounds
-        self._scratch = Path(tempfile.mkdtemp(prefix="autograder-"))
+        _remove_leftovers()
+        self._scratch = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        self._lock = _locked(self._scratch)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
@@ -227,6 +236,9 @@ class StudentZygote:
             self._process.kill()
             self._process.wait()
         shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _request(self, request: dict[str, Any], *fds: int) -> dict[str, Any]:
         try:
@@ -237,6 +249,33 @@ class StudentZygote:
         if not reply:
             raise ZygoteError("The process that forks workers is gone.")
         return json.loads(reply)
+
+
+_PREFIX = "autograder-"  # of folders for temporary files
+_LEFT_SECONDS = 60  # the age from which a folder that nobody has locked was left behind
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor that locks a folder as long as this process lives; None if another one does."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_leftovers() -> None:
+    """Delete the folders of graders that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):  # another user's, or just deleted
+            status = folder.lstat()
+            mine = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+            old = time.time() - status.st_mtime > _LEFT_SECONDS
+            if mine and old and (lock := _locked(folder)) is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
 
 
 class StudentProcess:

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,8 @@ from autograder.chapters import load
 from autograder.cli import app
 from autograder.grade import read_records
 from autograder.notebook import Blank, ReadProblem, read
+from autograder.runner import StudentZygote
+from autograder.sandbox import SandboxError
 
 SECONDS = 3.0
 PATIENCE = 120  # seconds for what takes a few
@@ -360,3 +363,40 @@ def is_note(text):
 
 def is_sentence(text):
     return text.endswith(".") and len(text) < 500 and "Traceback" not in text
+
+
+# --- what a killed grader leaves behind ------------------------------------------------------
+
+
+@pytest.fixture
+def temporary(monkeypatch):
+    """A folder for temporary files into which workers, who are other users, can go."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+        monkeypatch.undo()
+
+
+def test_the_next_grader_removes_what_a_killed_one_left(temporary):
+    left, young, foreign = (temporary / name for name in ("autograder-a", "autograder-b", "other"))
+    for folder in (left, young, foreign):
+        (folder / "0").mkdir(parents=True)
+    with StudentZygote() as living:
+        for folder in (left, foreign, living._scratch):
+            os.utime(folder, (0, 0))
+        with StudentZygote():
+            assert not left.exists()
+            assert young.exists(), "Perhaps its grader has not locked it yet."
+            assert foreign.exists()
+            assert living._scratch.exists(), "Its grader lives."
+    assert {path.name for path in temporary.iterdir()} == {"autograder-b", "other"}
+
+
+def test_elsewhere_than_on_linux_it_says_so(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(SandboxError, match="on Linux only"):
+        StudentZygote()
+    monkeypatch.setattr(sys, "platform", "win32")
+    done = CliRunner().invoke(app, ["check", "a.ipynb"])
+    assert done.exit_code == 2 and "use WSL" in done.output
