@@ -40,7 +40,7 @@ from autograder.markdown import MystError, PlainMarkdown, read_bibliography
 
 CHECKED = "# NBVAL_CHECK_OUTPUT"
 CELL_SECONDS = 300  # a cell that takes longer hangs
-KEPT = ("exercise", "points", "minutes", "difficulty", "forbid", "setup", "tags")
+KEPT = ("exercise", "points", "minutes", "difficulty", "forbid", "setup", "moving", "tags")
 
 
 @dataclass(frozen=True)

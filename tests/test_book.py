@@ -139,6 +139,16 @@ def test_page_is_accessible(view: View) -> None:
     assert found.violations_count == 0, found.generate_report()
 
 
+def test_without_scripts_the_pictures_remain(browser: Browser) -> None:
+    with browser.new_context(java_script_enabled=False) as context, context.new_page() as page:
+        page.goto(f"{HTML.as_uri()}/book/chapters/convolution.html")
+        places = page.locator(".moving")
+        assert places.count() == 2
+        for place in places.all():
+            assert not place.is_visible()
+            assert place.locator("xpath=preceding-sibling::div[1]//img").is_visible()
+
+
 def test_the_folder_opens_at_the_front_page(browser: Browser) -> None:
     page = browser.new_page()
     page.goto((HTML / "index.html").as_uri())
