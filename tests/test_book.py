@@ -149,6 +149,22 @@ def test_without_scripts_the_pictures_remain(browser: Browser) -> None:
             assert place.locator("xpath=preceding-sibling::div[1]//img").is_visible()
 
 
+def test_a_term_tells_its_meaning(browser: Browser) -> None:
+    with browser.new_page() as page:
+        page.goto(f"{HTML.as_uri()}/book/chapters/transformer.html")
+        term = page.locator("a.term", has_text="softmax").first
+        shown = "e => getComputedStyle(e, '::after').content"
+        assert term.evaluate(shown) == "none"
+        term.focus()
+        page.keyboard.press("Shift+Tab")
+        page.keyboard.press("Tab")  # by the keyboard, which alone makes the focus visible
+        assert "softmax 函数" in term.evaluate(shown)
+        names = [name.lower() for name in page.locator("a.term").all_text_contents()]
+        assert 5 < len(names) == len(set(names))
+        # What the page itself teaches is explained there, and what comes later is not known yet.
+        assert not {"beam search", "cross-attention", "distillation"} & set(names)
+
+
 def test_the_folder_opens_at_the_front_page(browser: Browser) -> None:
     page = browser.new_page()
     page.goto((HTML / "index.html").as_uri())
