@@ -63,7 +63,8 @@ HINTS = {
     "lsoftmax": [
         "k is the number of the interval: floor(m θ / π), and it needs no gradient.",
         "acos has infinite slope at the ends. cos(mθ) is a polynomial in c = cos θ: "
-        "T₀ = 1, T₁ = c, and T_{j+1} = 2 c T_j - T_{j-1}.",
+        "T₀ = 1, T₁ = c, and T_{j+1} = 2 c T_j - T_{j-1}. Use `clamp` only on what goes into "
+        "acos: at its ends it has slope 0.",
         "Logits: compute `x @ W.T`, and the own class's cosine from it. `scatter` writes the new "
         "values into a copy.",
         "At θ = π the floor gives m; the last interval is number m - 1.",
@@ -490,7 +491,9 @@ def test_slope_at_the_end(student):
         symptoms={
             "The way back goes through acos, whose slope is infinite here.": torch.tensor(
                 [math.nan]
-            )
+            ),
+            "The slope is lost in `clamp`, which has slope 0 at its ends: clamp only what goes "
+            "into acos.": torch.zeros(1),
         },
     )
 
@@ -513,7 +516,7 @@ def test_logit_of_the_own_class(student):
 @pytest.mark.exercise("debug")
 def test_softmax_once(student):
     """`score` takes the loss from the logits, and reads the probability after one softmax."""
-    logits, y = torch.tensor([[4.0, 0.0, 0.0], [0.0, 3.0, -1.0]]), torch.tensor([0, 1])
+    logits, y = torch.tensor([[4.0, 0.0, 0.0], [0.0, 3.0, -1.0]]), torch.tensor([0, 2])
     probs = F.softmax(logits, 1)
     loss, own = student.score(logits, y)
     assert_close(
@@ -522,4 +525,12 @@ def test_softmax_once(student):
         "the loss",
         symptoms={"Softmax is applied twice.": F.cross_entropy(probs, y)},
     )
-    assert_close(own, probs[torch.arange(2), y], "the probabilities of the right classes")
+    assert_close(
+        own,
+        probs[torch.arange(2), y],
+        "the probabilities of the right classes",
+        symptoms={
+            "This is the largest probability, whatever the label.": probs.max(1).values,
+            "These are logits, not probabilities.": logits[torch.arange(2), y],
+        },
+    )

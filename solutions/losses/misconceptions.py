@@ -141,6 +141,112 @@ def reg_loss(kind, x, y, beta=1.0, reduction="mean"):
     return loss.sum() / (len(x) if reduction == "mean" else 1)
 
 
+@misconception(
+    "regression",
+    hint="The line of SmoothL1 is |e| - beta/2. The constant 1/2 fits for beta = 1 only.",
+)
+def reg_loss(kind, x, y, beta=1.0, reduction="mean"):
+    if x.shape != y.shape:
+        raise ValueError("shapes")
+    e = x - y
+    a = e.abs()
+    if kind == "smooth_l1" and beta == 0:
+        kind = "l1"
+    if kind == "l1":
+        loss = a
+    elif kind == "mse":
+        loss = e**2
+    elif kind == "smooth_l1":
+        loss = torch.where(a < beta, e**2 / (2 * beta), a - 0.5)
+    elif kind == "huber":
+        loss = torch.where(a < beta, e**2 / 2, beta * (a - beta / 2))
+    else:
+        raise ValueError(kind)
+    if reduction not in ("none", "sum", "mean"):
+        raise ValueError("reduction")
+    return loss if reduction == "none" else getattr(loss, reduction)()
+
+
+@misconception(
+    "regression",
+    hint="Huber's line is beta times (|e| - beta/2): the factor beta belongs to both terms.",
+)
+def reg_loss(kind, x, y, beta=1.0, reduction="mean"):
+    if x.shape != y.shape:
+        raise ValueError("shapes")
+    e = x - y
+    a = e.abs()
+    if kind == "smooth_l1" and beta == 0:
+        kind = "l1"
+    if kind == "l1":
+        loss = a
+    elif kind == "mse":
+        loss = e**2
+    elif kind == "smooth_l1":
+        loss = torch.where(a < beta, e**2 / (2 * beta), a - beta / 2)
+    elif kind == "huber":
+        loss = torch.where(a < beta, e**2 / 2, beta * a - beta / 2)
+    else:
+        raise ValueError(kind)
+    if reduction not in ("none", "sum", "mean"):
+        raise ValueError("reduction")
+    return loss if reduction == "none" else getattr(loss, reduction)()
+
+
+@misconception(
+    "regression",
+    hint="The parabola of SmoothL1 is e²/(2 beta): it is divided by the width, too.",
+)
+def reg_loss(kind, x, y, beta=1.0, reduction="mean"):
+    if x.shape != y.shape:
+        raise ValueError("shapes")
+    e = x - y
+    a = e.abs()
+    if kind == "smooth_l1" and beta == 0:
+        kind = "l1"
+    if kind == "l1":
+        loss = a
+    elif kind == "mse":
+        loss = e**2
+    elif kind == "smooth_l1":
+        loss = torch.where(a < beta, e**2 / 2, a - beta / 2)
+    elif kind == "huber":
+        loss = torch.where(a < beta, e**2 / 2, beta * (a - beta / 2))
+    else:
+        raise ValueError(kind)
+    if reduction not in ("none", "sum", "mean"):
+        raise ValueError("reduction")
+    return loss if reduction == "none" else getattr(loss, reduction)()
+
+
+@misconception(
+    "regression",
+    hint="A root is taken of the mean squared error. MSE has none.",
+)
+def reg_loss(kind, x, y, beta=1.0, reduction="mean"):
+    if x.shape != y.shape:
+        raise ValueError("shapes")
+    e = x - y
+    a = e.abs()
+    if kind == "smooth_l1" and beta == 0:
+        kind = "l1"
+    if kind == "l1":
+        loss = a
+    elif kind == "mse":
+        loss = e**2
+        if reduction == "mean":
+            return loss.mean().sqrt()
+    elif kind == "smooth_l1":
+        loss = torch.where(a < beta, e**2 / (2 * beta), a - beta / 2)
+    elif kind == "huber":
+        loss = torch.where(a < beta, e**2 / 2, beta * (a - beta / 2))
+    else:
+        raise ValueError(kind)
+    if reduction not in ("none", "sum", "mean"):
+        raise ValueError("reduction")
+    return loss if reduction == "none" else getattr(loss, reduction)()
+
+
 # --- ce --------------------------------------------------------------------------------------
 
 
@@ -269,6 +375,214 @@ def cross_entropy(logits, y, weight=None, ignore_index=-100, label_smoothing=0.0
     return loss.sum() if reduction == "sum" else loss
 
 
+@misconception(
+    "ce",
+    hint="The logarithm of a softmax that has rounded to 0 is minus infinity, and 0 times that is "
+    "NaN. Work with log-probabilities from the beginning.",
+)
+def cross_entropy(logits, y, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
+    N, K = logits.shape
+    logq = F.softmax(logits, dim=1).log()
+    if weight is None:
+        weight = logits.new_ones(K)
+    keep = y != ignore_index
+    safe = torch.where(keep, y, torch.zeros_like(y))
+    w = weight[safe] * keep
+    nll = -logq.gather(1, safe[:, None])[:, 0] * w
+    smooth = -(logq * weight).sum(1) * keep / K
+    loss = (1 - label_smoothing) * nll + label_smoothing * smooth
+    if reduction == "mean":
+        return loss.sum() / w.sum()
+    if reduction not in ("none", "sum", "mean"):
+        raise ValueError("reduction")
+    return loss if reduction == "none" else getattr(loss, reduction)()
+
+
+@misconception(
+    "ce",
+    hint="A small number inside the logarithm of the softmax cuts off every loss at about 27 and "
+    "shifts all others a little. Work with log-probabilities from the beginning, and nothing "
+    "needs to be added.",
+)
+def cross_entropy(logits, y, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
+    N, K = logits.shape
+    logq = (F.softmax(logits, dim=1) + 1e-12).log()
+    if weight is None:
+        weight = logits.new_ones(K)
+    keep = y != ignore_index
+    safe = torch.where(keep, y, torch.zeros_like(y))
+    w = weight[safe] * keep
+    nll = -logq.gather(1, safe[:, None])[:, 0] * w
+    smooth = -(logq * weight).sum(1) * keep / K
+    loss = (1 - label_smoothing) * nll + label_smoothing * smooth
+    if reduction == "mean":
+        return loss.sum() / w.sum()
+    if reduction not in ("none", "sum", "mean"):
+        raise ValueError("reduction")
+    return loss if reduction == "none" else getattr(loss, reduction)()
+
+
+@misconception(
+    "ce",
+    hint="The smoothed part is multiplied by the weight of the label. Each of its terms -log q_j "
+    "has the weight of its own class j.",
+)
+def cross_entropy(logits, y, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
+    N, K = logits.shape
+    logq = F.log_softmax(logits, dim=1)
+    if weight is None:
+        weight = logits.new_ones(K)
+    keep = y != ignore_index
+    safe = torch.where(keep, y, torch.zeros_like(y))
+    w = weight[safe] * keep
+    nll = -logq.gather(1, safe[:, None])[:, 0] * w
+    smooth = -logq.sum(1) * w / K
+    loss = (1 - label_smoothing) * nll + label_smoothing * smooth
+    if reduction == "mean":
+        return loss.sum() / w.sum()
+    if reduction not in ("none", "sum", "mean"):
+        raise ValueError("reduction")
+    return loss if reduction == "none" else getattr(loss, reduction)()
+
+
+@misconception(
+    "ce",
+    hint="Ignored examples still pay the smoothed part. They should cost nothing at all.",
+)
+def cross_entropy(logits, y, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
+    N, K = logits.shape
+    logq = F.log_softmax(logits, dim=1)
+    if weight is None:
+        weight = logits.new_ones(K)
+    keep = y != ignore_index
+    safe = torch.where(keep, y, torch.zeros_like(y))
+    w = weight[safe] * keep
+    nll = -logq.gather(1, safe[:, None])[:, 0] * w
+    smooth = -(logq * weight).sum(1) / K
+    loss = (1 - label_smoothing) * nll + label_smoothing * smooth
+    if reduction == "mean":
+        return loss.sum() / w.sum()
+    if reduction not in ("none", "sum", "mean"):
+        raise ValueError("reduction")
+    return loss if reduction == "none" else getattr(loss, reduction)()
+
+
+@misconception(
+    "ce",
+    hint="The logarithm is missing: this takes probabilities for log-probabilities, and the loss "
+    "is negative.",
+)
+def cross_entropy(logits, y, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
+    N, K = logits.shape
+    logq = F.softmax(logits, dim=1)
+    if weight is None:
+        weight = logits.new_ones(K)
+    keep = y != ignore_index
+    safe = torch.where(keep, y, torch.zeros_like(y))
+    w = weight[safe] * keep
+    nll = -logq.gather(1, safe[:, None])[:, 0] * w
+    smooth = -(logq * weight).sum(1) * keep / K
+    loss = (1 - label_smoothing) * nll + label_smoothing * smooth
+    if reduction == "mean":
+        return loss.sum() / w.sum()
+    if reduction not in ("none", "sum", "mean"):
+        raise ValueError("reduction")
+    return loss if reduction == "none" else getattr(loss, reduction)()
+
+
+@misconception(
+    "ce",
+    hint="Every negative label is ignored, and no other. What is ignored is the label "
+    "`ignore_index`, which may also be a class.",
+)
+def cross_entropy(logits, y, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
+    N, K = logits.shape
+    logq = F.log_softmax(logits, dim=1)
+    if weight is None:
+        weight = logits.new_ones(K)
+    keep = y >= 0
+    safe = torch.where(keep, y, torch.zeros_like(y))
+    w = weight[safe] * keep
+    nll = -logq.gather(1, safe[:, None])[:, 0] * w
+    smooth = -(logq * weight).sum(1) * keep / K
+    loss = (1 - label_smoothing) * nll + label_smoothing * smooth
+    if reduction == "mean":
+        return loss.sum() / w.sum()
+    if reduction not in ("none", "sum", "mean"):
+        raise ValueError("reduction")
+    return loss if reduction == "none" else getattr(loss, reduction)()
+
+
+@misconception(
+    "ce",
+    hint='The ignored examples are thrown away. With reduction="none" there should be a price for '
+    "every example: 0 for these.",
+)
+def cross_entropy(logits, y, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
+    keep = y != ignore_index
+    logits, y = logits[keep], y[keep]
+    N, K = logits.shape
+    logq = F.log_softmax(logits, dim=1)
+    if weight is None:
+        weight = logits.new_ones(K)
+    keep = y != ignore_index
+    safe = torch.where(keep, y, torch.zeros_like(y))
+    w = weight[safe] * keep
+    nll = -logq.gather(1, safe[:, None])[:, 0] * w
+    smooth = -(logq * weight).sum(1) * keep / K
+    loss = (1 - label_smoothing) * nll + label_smoothing * smooth
+    if reduction == "mean":
+        return loss.sum() / w.sum()
+    if reduction not in ("none", "sum", "mean"):
+        raise ValueError("reduction")
+    return loss if reduction == "none" else getattr(loss, reduction)()
+
+
+@misconception(
+    "ce",
+    hint="With all labels ignored the mean is 0/0, nan. Here something keeps the sum of the "
+    "weights away from 0.",
+)
+def cross_entropy(logits, y, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
+    N, K = logits.shape
+    logq = F.log_softmax(logits, dim=1)
+    if weight is None:
+        weight = logits.new_ones(K)
+    keep = y != ignore_index
+    safe = torch.where(keep, y, torch.zeros_like(y))
+    w = weight[safe] * keep
+    nll = -logq.gather(1, safe[:, None])[:, 0] * w
+    smooth = -(logq * weight).sum(1) * keep / K
+    loss = (1 - label_smoothing) * nll + label_smoothing * smooth
+    if reduction == "mean":
+        return loss.sum() / w.sum().clamp(min=1e-8)
+    if reduction not in ("none", "sum", "mean"):
+        raise ValueError("reduction")
+    return loss if reduction == "none" else getattr(loss, reduction)()
+
+
+@misconception(
+    "ce",
+    hint="The softmax runs down the batch. It should run over the classes, dimension 1.",
+)
+def cross_entropy(logits, y, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
+    N, K = logits.shape
+    logq = F.log_softmax(logits, dim=0)
+    if weight is None:
+        weight = logits.new_ones(K)
+    keep = y != ignore_index
+    safe = torch.where(keep, y, torch.zeros_like(y))
+    w = weight[safe] * keep
+    nll = -logq.gather(1, safe[:, None])[:, 0] * w
+    smooth = -(logq * weight).sum(1) * keep / K
+    loss = (1 - label_smoothing) * nll + label_smoothing * smooth
+    if reduction == "mean":
+        return loss.sum() / w.sum()
+    if reduction not in ("none", "sum", "mean"):
+        raise ValueError("reduction")
+    return loss if reduction == "none" else getattr(loss, reduction)()
+
+
 # --- bce -------------------------------------------------------------------------------------
 
 
@@ -352,6 +666,60 @@ def bce_logits(z, y, pos_weight=None, weight=None):
     positive = y if pos_weight is None else pos_weight * y
     loss = positive * (F.relu(-z) + soft) + (1 - y) * (F.relu(z) + soft)
     return (loss if weight is None else weight * loss).mean()
+
+
+@misconception(
+    "bce",
+    hint="For a logit of 120 the result is infinite: in float32 exp(120) overflows, and a sigmoid "
+    "rounds to 1. Softplus is log(1 + exp(…)), safely.",
+)
+def bce_logits(z, y, pos_weight=None, weight=None):
+    if z.shape != y.shape:
+        raise ValueError("shape")
+    c = 1.0 if pos_weight is None else pos_weight
+    loss = c * y * torch.log(1 + torch.exp(-z)) + (1 - y) * torch.log(1 + torch.exp(z))
+    if weight is not None:
+        loss = loss * weight
+    return loss.mean()
+
+
+@misconception(
+    "bce",
+    hint="`pos_weight` multiplies the term of y = 0. It belongs to the positives, y = 1.",
+)
+def bce_logits(z, y, pos_weight=None, weight=None):
+    if z.shape != y.shape:
+        raise ValueError("shape")
+    c = 1.0 if pos_weight is None else pos_weight
+    loss = y * F.softplus(-z) + c * (1 - y) * F.softplus(z)
+    if weight is not None:
+        loss = loss * weight
+    return loss.mean()
+
+
+@misconception(
+    "bce",
+    hint="Logits and labels of different shapes are broadcast without a word. Raise a ValueError.",
+)
+def bce_logits(z, y, pos_weight=None, weight=None):
+    c = 1.0 if pos_weight is None else pos_weight
+    loss = c * y * F.softplus(-z) + (1 - y) * F.softplus(z)
+    if weight is not None:
+        loss = loss * weight
+    return loss.mean()
+
+
+@misconception(
+    "bce",
+    hint="A p outside of [0, 1] is no probability, perhaps a logit. Raise a ValueError.",
+)
+def bce(p, y, weight=None):
+    if p.shape != y.shape:
+        raise ValueError("shape")
+    loss = -(y * p.log().clamp(min=-100) + (1 - y) * (1 - p).log().clamp(min=-100))
+    if weight is not None:
+        loss = loss * weight
+    return loss.mean()
 
 
 # --- distribution ----------------------------------------------------------------------------
@@ -446,6 +814,61 @@ def kl_div(logq, p, reduction="batchmean"):
     if reduction not in ("none", "sum", "mean"):
         raise ValueError("reduction")
     return loss if reduction == "none" else getattr(loss, reduction)()
+
+
+@misconception(
+    "distribution",
+    hint="The sign is turned round: the divergence is p (log p - log q), and never negative.",
+)
+def kl_div(logq, p, reduction="batchmean"):
+    loss = p * logq - torch.xlogy(p, p)
+    if reduction == "batchmean":
+        return loss.sum() / len(logq)
+    if reduction not in ("none", "sum", "mean"):
+        raise ValueError("reduction")
+    return loss if reduction == "none" else getattr(loss, reduction)()
+
+
+@misconception(
+    "distribution",
+    hint="`batchmean` sums dimension 1 only. For shapes with more dimensions, too, it is the sum "
+    "of everything, divided by N.",
+)
+def kl_div(logq, p, reduction="batchmean"):
+    loss = torch.xlogy(p, p) - p * logq
+    if reduction == "batchmean":
+        return loss.sum(1).mean()
+    if reduction not in ("none", "sum", "mean"):
+        raise ValueError("reduction")
+    return loss if reduction == "none" else getattr(loss, reduction)()
+
+
+@misconception(
+    "distribution",
+    hint="The first argument is log q already; its logarithm is taken once more.",
+)
+def kl_div(logq, p, reduction="batchmean"):
+    loss = torch.xlogy(p, p) - p * logq.log()
+    if reduction == "batchmean":
+        return loss.sum() / len(logq)
+    if reduction not in ("none", "sum", "mean"):
+        raise ValueError("reduction")
+    return loss if reduction == "none" else getattr(loss, reduction)()
+
+
+@misconception(
+    "distribution",
+    hint="This is the exact log t!. The loss adds Stirling's approximation to it, and only where t "
+    "> 1.",
+)
+def poisson_nll(x, t, log_input=True, full=False):
+    if log_input:
+        loss = x.exp() - t * x
+    else:
+        loss = x - t * torch.log(x + 1e-8)
+    if full:
+        loss = loss + torch.lgamma(t + 1)
+    return loss.mean()
 
 
 # --- margin ----------------------------------------------------------------------------------
@@ -588,6 +1011,191 @@ def margin_loss(kind, x, y, other=None, margin=None, p=1, weight=None):
     return total / x.numel()
 
 
+@misconception(
+    "margin",
+    hint="`margin or 1.0` takes a margin of 0 for none. Ask for `margin is None`.",
+)
+def margin_loss(kind, x, y, other=None, margin=None, p=1, weight=None):
+    if kind in ("ranking", "soft_margin"):
+        if not ((y == 1) | (y == -1)).all():
+            raise ValueError("labels")
+        if kind == "ranking":
+            m = 0.0 if margin is None else margin
+            return (m - y * (x - other)).clamp(min=0).mean()
+        return F.softplus(-y * x).mean()
+    if kind == "multilabel_soft_margin":
+        loss = y * F.softplus(-x) + (1 - y) * F.softplus(x)
+        if weight is not None:
+            loss = loss * weight
+        return loss.mean()
+    N, C = x.shape
+    if kind == "multi_margin":
+        if ((y < 0) | (y >= C)).any():
+            raise ValueError("class")
+        m = margin or 1.0
+        own = x.gather(1, y[:, None])
+        h = (m - own + x).clamp(min=0) ** p
+        h = h * (1 - F.one_hot(y, C))
+        if weight is not None:
+            h = h * weight[y][:, None]
+        return h.sum() / (N * C)
+    if kind == "multilabel_margin":
+        if ((y < -1) | (y >= C)).any():
+            raise ValueError("class")
+        total = 0.0
+        for scores, row in zip(x, y):
+            right = []
+            for c in row.tolist():
+                if c == -1:
+                    break
+                right.append(c)
+            wrong = [c for c in range(C) if c not in right]
+            for j in right:
+                total = total + (1 - scores[j] + scores[wrong]).clamp(min=0).sum()
+        return total / (N * C) + 0 * x.sum()
+    raise ValueError(kind)
+
+
+@misconception(
+    "margin",
+    hint="Each rival has the weight of its own class. The whole price of an example has the weight "
+    "of the right class y.",
+)
+def margin_loss(kind, x, y, other=None, margin=None, p=1, weight=None):
+    if kind in ("ranking", "soft_margin"):
+        if not ((y == 1) | (y == -1)).all():
+            raise ValueError("labels")
+        if kind == "ranking":
+            m = 0.0 if margin is None else margin
+            return (m - y * (x - other)).clamp(min=0).mean()
+        return F.softplus(-y * x).mean()
+    if kind == "multilabel_soft_margin":
+        loss = y * F.softplus(-x) + (1 - y) * F.softplus(x)
+        if weight is not None:
+            loss = loss * weight
+        return loss.mean()
+    N, C = x.shape
+    if kind == "multi_margin":
+        if ((y < 0) | (y >= C)).any():
+            raise ValueError("class")
+        m = 1.0 if margin is None else margin
+        own = x.gather(1, y[:, None])
+        h = (m - own + x).clamp(min=0) ** p
+        h = h * (1 - F.one_hot(y, C))
+        if weight is not None:
+            h = h * weight
+        return h.sum() / (N * C)
+    if kind == "multilabel_margin":
+        if ((y < -1) | (y >= C)).any():
+            raise ValueError("class")
+        total = 0.0
+        for scores, row in zip(x, y):
+            right = []
+            for c in row.tolist():
+                if c == -1:
+                    break
+                right.append(c)
+            wrong = [c for c in range(C) if c not in right]
+            for j in right:
+                total = total + (1 - scores[j] + scores[wrong]).clamp(min=0).sum()
+        return total / (N * C) + 0 * x.sum()
+    raise ValueError(kind)
+
+
+@misconception(
+    "margin",
+    hint="Only the rival that is ahead of all others is charged. Every rival that comes closer "
+    "than the margin costs, and the sum is divided by C.",
+)
+def margin_loss(kind, x, y, other=None, margin=None, p=1, weight=None):
+    if kind in ("ranking", "soft_margin"):
+        if not ((y == 1) | (y == -1)).all():
+            raise ValueError("labels")
+        if kind == "ranking":
+            m = 0.0 if margin is None else margin
+            return (m - y * (x - other)).clamp(min=0).mean()
+        return F.softplus(-y * x).mean()
+    if kind == "multilabel_soft_margin":
+        loss = y * F.softplus(-x) + (1 - y) * F.softplus(x)
+        if weight is not None:
+            loss = loss * weight
+        return loss.mean()
+    N, C = x.shape
+    if kind == "multi_margin":
+        if ((y < 0) | (y >= C)).any():
+            raise ValueError("class")
+        m = 1.0 if margin is None else margin
+        own = x.gather(1, y[:, None])
+        h = (m - own + x).clamp(min=0) ** p
+        h = h * (1 - F.one_hot(y, C))
+        if weight is not None:
+            h = h * weight[y][:, None]
+        return h.max(1).values.mean()
+    if kind == "multilabel_margin":
+        if ((y < -1) | (y >= C)).any():
+            raise ValueError("class")
+        total = 0.0
+        for scores, row in zip(x, y):
+            right = []
+            for c in row.tolist():
+                if c == -1:
+                    break
+                right.append(c)
+            wrong = [c for c in range(C) if c not in right]
+            for j in right:
+                total = total + (1 - scores[j] + scores[wrong]).clamp(min=0).sum()
+        return total / (N * C) + 0 * x.sum()
+    raise ValueError(kind)
+
+
+@misconception(
+    "margin",
+    hint="A right class has to beat the other right classes as well. Its rivals are the wrong "
+    "classes only.",
+)
+def margin_loss(kind, x, y, other=None, margin=None, p=1, weight=None):
+    if kind in ("ranking", "soft_margin"):
+        if not ((y == 1) | (y == -1)).all():
+            raise ValueError("labels")
+        if kind == "ranking":
+            m = 0.0 if margin is None else margin
+            return (m - y * (x - other)).clamp(min=0).mean()
+        return F.softplus(-y * x).mean()
+    if kind == "multilabel_soft_margin":
+        loss = y * F.softplus(-x) + (1 - y) * F.softplus(x)
+        if weight is not None:
+            loss = loss * weight
+        return loss.mean()
+    N, C = x.shape
+    if kind == "multi_margin":
+        if ((y < 0) | (y >= C)).any():
+            raise ValueError("class")
+        m = 1.0 if margin is None else margin
+        own = x.gather(1, y[:, None])
+        h = (m - own + x).clamp(min=0) ** p
+        h = h * (1 - F.one_hot(y, C))
+        if weight is not None:
+            h = h * weight[y][:, None]
+        return h.sum() / (N * C)
+    if kind == "multilabel_margin":
+        if ((y < -1) | (y >= C)).any():
+            raise ValueError("class")
+        total = 0.0
+        for scores, row in zip(x, y):
+            right = []
+            for c in row.tolist():
+                if c == -1:
+                    break
+                right.append(c)
+            for j in right:
+                total = (
+                    total
+                    + (1 - scores[j] + scores[[c for c in range(C) if c != j]]).clamp(min=0).sum()
+                )
+        return total / (N * C) + 0 * x.sum()
+    raise ValueError(kind)
+
+
 # --- metric ----------------------------------------------------------------------------------
 
 
@@ -679,6 +1287,78 @@ def cos_embed(a, b, y, margin=0.0):
     if not (y.abs() == 1).all():
         raise ValueError("labels should be 1 or -1")
     cos = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+    return torch.where(y == 1, 1 - cos, (cos - margin).clamp(min=0)).mean()
+
+
+@misconception(
+    "metric",
+    hint="The distance lacks the 1e-6, which is added to every entry of the difference before the "
+    "norm is taken.",
+)
+def triplet(a, p, n, margin=1.0, swap=False):
+    def dist(u, v):
+        return (u - v).norm(dim=1)
+
+    dn = dist(a, n)
+    if swap:
+        dn = torch.minimum(dn, dist(p, n))
+    return (dist(a, p) - dn + margin).clamp(min=0).mean()
+
+
+@misconception(
+    "metric",
+    hint="Nearly right: because of the 1e-6, d(n, p) is not quite d(p, n).",
+)
+def triplet(a, p, n, margin=1.0, swap=False):
+    def dist(u, v):
+        return (u - v + 1e-6).norm(dim=1)
+
+    dn = dist(a, n)
+    if swap:
+        dn = torch.minimum(dn, dist(n, p))
+    return (dist(a, p) - dn + margin).clamp(min=0).mean()
+
+
+@misconception(
+    "metric",
+    hint="This is the dot product. Divide it by both lengths to get the cosine.",
+)
+def cos_embed(a, b, y, margin=0.0):
+    if not ((y == 1) | (y == -1)).all():
+        raise ValueError("labels")
+    cos = (a * b).sum(1)
+    return torch.where(y == 1, 1 - cos, (cos - margin).clamp(min=0)).mean()
+
+
+@misconception(
+    "metric",
+    hint="For different pairs the hinge is missing: a cosine below the margin should cost 0, not "
+    "less.",
+)
+def cos_embed(a, b, y, margin=0.0):
+    if not ((y == 1) | (y == -1)).all():
+        raise ValueError("labels")
+    cos = F.cosine_similarity(a, b)
+    return torch.where(y == 1, 1 - cos, cos - margin).mean()
+
+
+@misconception(
+    "metric",
+    hint="For different pairs the hinge is missing: a distance beyond the margin should cost 0, "
+    "not less.",
+)
+def hinge_embed(d, y, margin=1.0):
+    if not ((y == 1) | (y == -1)).all():
+        raise ValueError("labels")
+    return torch.where(y == 1, d, margin - d).mean()
+
+
+@misconception(
+    "metric",
+    hint="Labels other than 1 and -1 are taken without a word. Raise a ValueError.",
+)
+def cos_embed(a, b, y, margin=0.0):
+    cos = F.cosine_similarity(a, b)
     return torch.where(y == 1, 1 - cos, (cos - margin).clamp(min=0)).mean()
 
 
@@ -840,6 +1520,243 @@ def ctc_nll(log_probs, target, blank=0, zero_infinity=False):
     return log_probs.new_zeros(()) if zero_infinity and loss.isinf() else loss
 
 
+@misconception(
+    "ctc",
+    hint="Every state may be reached from two states back. Only a label may, and only if it "
+    "differs from the label there; a blank may not.",
+)
+def ctc_nll(log_probs, target, blank=0, zero_infinity=False):
+    if (target == blank).any():
+        raise ValueError("blank in target")
+    states = [blank]
+    for c in target.tolist():
+        states += [c, blank]
+    T, S = len(log_probs), len(states)
+    # alpha: state -> log-probability, only for those that can be reached
+    alpha = {s: log_probs[0, states[s]] for s in range(min(2, S))}
+    for t in range(1, T):
+        new = {}
+        for s in range(S):
+            ways = [s, s - 1]
+            if s >= 2:
+                ways.append(s - 2)
+            ways = [alpha[r] for r in ways if r in alpha]
+            if ways:
+                new[s] = torch.logsumexp(torch.stack(ways), 0) + log_probs[t, states[s]]
+        alpha = new
+    ends = [alpha[s] for s in (S - 1, S - 2) if s in alpha]
+    if not ends:
+        return (log_probs * 0).sum() if zero_infinity else log_probs.new_tensor(math.inf)
+    return -torch.logsumexp(torch.stack(ends), 0)
+
+
+@misconception(
+    "ctc",
+    hint="Only paths that end in the last label are counted. A path may also end in the blank "
+    "behind it.",
+)
+def ctc_nll(log_probs, target, blank=0, zero_infinity=False):
+    if (target == blank).any():
+        raise ValueError("blank in target")
+    states = [blank]
+    for c in target.tolist():
+        states += [c, blank]
+    T, S = len(log_probs), len(states)
+    # alpha: state -> log-probability, only for those that can be reached
+    alpha = {s: log_probs[0, states[s]] for s in range(min(2, S))}
+    for t in range(1, T):
+        new = {}
+        for s in range(S):
+            ways = [s, s - 1]
+            if s >= 2 and states[s] != blank and states[s] != states[s - 2]:
+                ways.append(s - 2)
+            ways = [alpha[r] for r in ways if r in alpha]
+            if ways:
+                new[s] = torch.logsumexp(torch.stack(ways), 0) + log_probs[t, states[s]]
+        alpha = new
+    ends = [alpha[s] for s in (S - 2,) if s in alpha]
+    if not ends:
+        return (log_probs * 0).sum() if zero_infinity else log_probs.new_tensor(math.inf)
+    return -torch.logsumexp(torch.stack(ends), 0)
+
+
+@misconception(
+    "ctc",
+    hint="Infinity times 0 is NaN. With `zero_infinity`, return a zero of your own. And leave ways "
+    "of probability 0 out of the sums: their gradient is NaN.",
+)
+def ctc_nll(log_probs, target, blank=0, zero_infinity=False):
+    if (target == blank).any():
+        raise ValueError("blank in target")
+    states = [blank]
+    for c in target.tolist():
+        states += [c, blank]
+    T, S = len(log_probs), len(states)
+    never = log_probs.new_tensor(-math.inf)
+    alpha = [log_probs[0, states[s]] if s < 2 else never for s in range(S)]
+    for t in range(1, T):
+        new = []
+        for s in range(S):
+            ways = [alpha[s]]
+            if s >= 1:
+                ways.append(alpha[s - 1])
+            if s >= 2 and states[s] != blank and states[s] != states[s - 2]:
+                ways.append(alpha[s - 2])
+            new.append(torch.logsumexp(torch.stack(ways), 0) + log_probs[t, states[s]])
+        alpha = new
+    loss = -torch.logsumexp(torch.stack(alpha[-2:]), 0)
+    if zero_infinity and loss.isinf():
+        return loss * 0
+    return loss
+
+
+@misconception(
+    "ctc",
+    hint="The probabilities themselves are multiplied. In a long recording their product rounds to "
+    "0, and the loss becomes infinite. Add logarithms instead.",
+)
+def ctc_nll(log_probs, target, blank=0, zero_infinity=False):
+    if (target == blank).any():
+        raise ValueError("blank in target")
+    p = log_probs.exp()
+    states = [blank]
+    for c in target.tolist():
+        states += [c, blank]
+    S = len(states)
+    alpha = [p[0, states[s]] if s < 2 else 0.0 * p[0, 0] for s in range(S)]
+    for t in range(1, len(p)):
+        new = []
+        for s in range(S):
+            a = alpha[s]
+            if s >= 1:
+                a = a + alpha[s - 1]
+            if s >= 2 and states[s] != blank and states[s] != states[s - 2]:
+                a = a + alpha[s - 2]
+            new.append(a * p[t, states[s]])
+        alpha = new
+    total = sum(alpha[-2:])
+    if zero_infinity and total == 0:
+        return total * 0
+    return -total.log()
+
+
+@misconception(
+    "ctc",
+    hint="An empty target has one state only, the blank. The start asks for a second one.",
+)
+def ctc_nll(log_probs, target, blank=0, zero_infinity=False):
+    if (target == blank).any():
+        raise ValueError("blank in target")
+    states = [blank]
+    for c in target.tolist():
+        states += [c, blank]
+    T, S = len(log_probs), len(states)
+    # alpha: state -> log-probability, only for those that can be reached
+    alpha = {s: log_probs[0, states[s]] for s in range(2)}
+    for t in range(1, T):
+        new = {}
+        for s in range(S):
+            ways = [s, s - 1]
+            if s >= 2 and states[s] != blank and states[s] != states[s - 2]:
+                ways.append(s - 2)
+            ways = [alpha[r] for r in ways if r in alpha]
+            if ways:
+                new[s] = torch.logsumexp(torch.stack(ways), 0) + log_probs[t, states[s]]
+        alpha = new
+    ends = [alpha[s] for s in (S - 1, S - 2) if s in alpha]
+    if not ends:
+        return (log_probs * 0).sum() if zero_infinity else log_probs.new_tensor(math.inf)
+    return -torch.logsumexp(torch.stack(ends), 0)
+
+
+@misconception(
+    "ctc",
+    hint="`zero_infinity` is not used: with it, a target that does not fit costs 0.",
+)
+def ctc_nll(log_probs, target, blank=0, zero_infinity=False):
+    if (target == blank).any():
+        raise ValueError("blank in target")
+    states = [blank]
+    for c in target.tolist():
+        states += [c, blank]
+    T, S = len(log_probs), len(states)
+    # alpha: state -> log-probability, only for those that can be reached
+    alpha = {s: log_probs[0, states[s]] for s in range(min(2, S))}
+    for t in range(1, T):
+        new = {}
+        for s in range(S):
+            ways = [s, s - 1]
+            if s >= 2 and states[s] != blank and states[s] != states[s - 2]:
+                ways.append(s - 2)
+            ways = [alpha[r] for r in ways if r in alpha]
+            if ways:
+                new[s] = torch.logsumexp(torch.stack(ways), 0) + log_probs[t, states[s]]
+        alpha = new
+    ends = [alpha[s] for s in (S - 1, S - 2) if s in alpha]
+    if not ends:
+        return log_probs.new_tensor(math.inf)
+    return -torch.logsumexp(torch.stack(ends), 0)
+
+
+@misconception(
+    "ctc",
+    hint="The blank is always class 0 here. It is the argument `blank`.",
+)
+def ctc_nll(log_probs, target, blank=0, zero_infinity=False):
+    if (target == blank).any():
+        raise ValueError("blank in target")
+    blank = 0
+    states = [blank]
+    for c in target.tolist():
+        states += [c, blank]
+    T, S = len(log_probs), len(states)
+    # alpha: state -> log-probability, only for those that can be reached
+    alpha = {s: log_probs[0, states[s]] for s in range(min(2, S))}
+    for t in range(1, T):
+        new = {}
+        for s in range(S):
+            ways = [s, s - 1]
+            if s >= 2 and states[s] != blank and states[s] != states[s - 2]:
+                ways.append(s - 2)
+            ways = [alpha[r] for r in ways if r in alpha]
+            if ways:
+                new[s] = torch.logsumexp(torch.stack(ways), 0) + log_probs[t, states[s]]
+        alpha = new
+    ends = [alpha[s] for s in (S - 1, S - 2) if s in alpha]
+    if not ends:
+        return (log_probs * 0).sum() if zero_infinity else log_probs.new_tensor(math.inf)
+    return -torch.logsumexp(torch.stack(ends), 0)
+
+
+@misconception(
+    "ctc",
+    hint="The best of the ways into a state is taken, a maximum. CTC sums over all of them.",
+)
+def ctc_nll(log_probs, target, blank=0, zero_infinity=False):
+    if (target == blank).any():
+        raise ValueError("blank in target")
+    states = [blank]
+    for c in target.tolist():
+        states += [c, blank]
+    T, S = len(log_probs), len(states)
+    # alpha: state -> log-probability, only for those that can be reached
+    alpha = {s: log_probs[0, states[s]] for s in range(min(2, S))}
+    for t in range(1, T):
+        new = {}
+        for s in range(S):
+            ways = [s, s - 1]
+            if s >= 2 and states[s] != blank and states[s] != states[s - 2]:
+                ways.append(s - 2)
+            ways = [alpha[r] for r in ways if r in alpha]
+            if ways:
+                new[s] = torch.stack(ways).max() + log_probs[t, states[s]]
+        alpha = new
+    ends = [alpha[s] for s in (S - 1, S - 2) if s in alpha]
+    if not ends:
+        return (log_probs * 0).sum() if zero_infinity else log_probs.new_tensor(math.inf)
+    return -torch.logsumexp(torch.stack(ends), 0)
+
+
 # --- lsoftmax --------------------------------------------------------------------------------
 
 
@@ -864,7 +1781,7 @@ def psi(cos_theta, m):
 def psi(cos_theta, m):
     if m < 1:
         raise ValueError("m")
-    theta = cos_theta.clamp(-1, 1).acos()
+    theta = cos_theta.acos()
     k = (m * theta.detach() / math.pi).floor().clamp(max=m - 1)
     return (-1) ** k * torch.cos(m * theta) - 2 * k
 
@@ -915,3 +1832,132 @@ def lsoftmax_logits(x, W, y, m):
         before, now = now, 2 * c * now - before
     k = (m * c.detach().clamp(-1, 1).acos() / math.pi).floor().clamp(max=m - 1)
     return logits.scatter(1, y[:, None], ((-1) ** k * now - 2 * k)[:, None])
+
+
+@misconception(
+    "lsoftmax",
+    hint="The slope at the ends is 0: `clamp` has no slope there, and acos none that is finite, so a "
+    "feature along its weight gets no pull. Clamp only what goes into acos to find k, and take "
+    "cos(mθ) from the polynomial in cos θ.",
+)
+def psi(cos_theta, m):
+    if m < 1:
+        raise ValueError("m")
+    c = cos_theta.clamp(-1, 1)
+    with torch.no_grad():
+        k = (m * torch.acos(c) / math.pi).floor().clamp(max=m - 1)
+        sign = 1 - 2 * (k % 2)
+    before, now = torch.ones_like(c), c
+    for _ in range(m - 1):
+        before, now = now, 2 * c * now - before
+    return sign * now - 2 * k
+
+
+@misconception(
+    "lsoftmax",
+    hint="Clamping a little inside of [-1, 1] keeps acos finite, but the slope at the ends becomes "
+    "0, and the value is a little off. cos(mθ) is a polynomial in cos θ.",
+)
+def psi(cos_theta, m):
+    if m < 1:
+        raise ValueError("m")
+    theta = torch.acos(cos_theta.clamp(-1 + 1e-7, 1 - 1e-7))
+    k = (m * theta / math.pi).floor()
+    return (-1) ** k * torch.cos(m * theta) - 2 * k
+
+
+@misconception(
+    "lsoftmax",
+    hint="acos of a number just above 1, by rounding, is NaN. Clamp what goes into acos.",
+)
+def psi(cos_theta, m):
+    if m < 1:
+        raise ValueError("m")
+    c = cos_theta
+    with torch.no_grad():
+        k = (m * torch.acos(c) / math.pi).floor().clamp(max=m - 1)
+        sign = 1 - 2 * (k % 2)
+    before, now = torch.ones_like(c), c
+    for _ in range(m - 1):
+        before, now = now, 2 * c * now - before
+    return sign * now - 2 * k
+
+
+@misconception(
+    "lsoftmax",
+    hint="The steps go up: the 2k is to be subtracted.",
+)
+def psi(cos_theta, m):
+    if m < 1:
+        raise ValueError("m")
+    c = cos_theta
+    with torch.no_grad():
+        k = (m * torch.acos(c.clamp(-1, 1)) / math.pi).floor().clamp(max=m - 1)
+        sign = 1 - 2 * (k % 2)
+    before, now = torch.ones_like(c), c
+    for _ in range(m - 1):
+        before, now = now, 2 * c * now - before
+    return sign * now + 2 * k
+
+
+@misconception(
+    "lsoftmax",
+    hint="Each step should be 2, the whole height of a cosine: subtract 2k.",
+)
+def psi(cos_theta, m):
+    if m < 1:
+        raise ValueError("m")
+    c = cos_theta
+    with torch.no_grad():
+        k = (m * torch.acos(c.clamp(-1, 1)) / math.pi).floor().clamp(max=m - 1)
+        sign = 1 - 2 * (k % 2)
+    before, now = torch.ones_like(c), c
+    for _ in range(m - 1):
+        before, now = now, 2 * c * now - before
+    return sign * now - k
+
+
+@misconception(
+    "lsoftmax",
+    hint="At θ = π the floor gives k = m, which is one interval too far: the slope there has the "
+    "wrong sign.",
+)
+def psi(cos_theta, m):
+    if m < 1:
+        raise ValueError("m")
+    c = cos_theta
+    with torch.no_grad():
+        k = (m * torch.acos(c.clamp(-1, 1)) / math.pi).floor()
+        sign = 1 - 2 * (k % 2)
+    before, now = torch.ones_like(c), c
+    for _ in range(m - 1):
+        before, now = now, 2 * c * now - before
+    return sign * now - 2 * k
+
+
+@misconception(
+    "lsoftmax",
+    hint="A feature of zeros gives 0/0. Keep the product of the lengths away from 0 before you "
+    "divide.",
+)
+def lsoftmax_logits(x, W, y, m):
+    if m < 1:
+        raise ValueError("m")
+    z = x @ W.T
+    own = z.gather(1, y[:, None])
+    norms = (x.norm(dim=1) * W[y].norm(dim=1))[:, None]
+    cos = own / norms
+    return z.scatter(1, y[:, None], norms * psi(cos, m))
+
+
+@misconception(
+    "lsoftmax",
+    hint="psi gets the logit itself. It wants the cosine: divide by both lengths first, and "
+    "multiply by them afterwards.",
+)
+def lsoftmax_logits(x, W, y, m):
+    if m < 1:
+        raise ValueError("m")
+    z = x @ W.T
+    own = z.gather(1, y[:, None])
+    return z.scatter(1, y[:, None], psi(own, m))
