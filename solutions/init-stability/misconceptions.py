@@ -101,6 +101,31 @@ def chain_jacobian(Ws, h, act):
     return J
 
 
+@misconception(
+    "jacobian",
+    hint="h moves on too early: each layer's Jacobian is taken at the layer's own output. Multiply "
+    "first, then set h = act(W h).",
+)
+def chain_jacobian(Ws, h, act):
+    J = torch.eye(len(h), dtype=h.dtype, device=h.device)
+    for W in Ws:
+        h = act(W @ h).detach()
+        z = (W @ h).detach().requires_grad_()
+        (slope,) = torch.autograd.grad(act(z).sum(), z)
+        J = slope[:, None] * W.detach() @ J
+    return J
+
+
+@misconception(
+    "jacobian",
+    hint="This is the gradient of the *sum* of the outputs, one number for each input. A Jacobian "
+    "keeps the outputs apart: one row for each. Only the slopes come from a sum.",
+)
+def layer_jacobian(W, h, act):
+    h = h.detach().requires_grad_()
+    return torch.autograd.grad(act(W.detach() @ h).sum(), h)[0]
+
+
 # --- fans ------------------------------------------------------------------------------------
 
 
@@ -209,6 +234,25 @@ def kaiming_std(shape, a=0.0, mode="fan_in"):
     return math.sqrt(2 / ((1 + a) * n))
 
 
+@misconception(
+    "fans",
+    hint="This is the variance. The standard deviation is its root.",
+)
+def xavier_std(shape, gain=1.0):
+    return gain * 2 / ((shape[0] + shape[1]) * math.prod(shape[2:]))
+
+
+@misconception(
+    "fans",
+    hint="The slope `a` is not used. A leaky ReLU keeps (1 + a^2) / 2 of the second moment, so the "
+    "weights need less.",
+)
+def kaiming_std(shape, a=0.0, mode="fan_in"):
+    if mode not in ("fan_in", "fan_out"):
+        raise ValueError(mode)
+    return math.sqrt(2 / (shape[1 if mode == "fan_in" else 0] * math.prod(shape[2:])))
+
+
 # --- propagate -------------------------------------------------------------------------------
 
 
@@ -301,6 +345,83 @@ def second_moments(widths, act, init, n_samples):
     moments = [h.square().mean().item()]
     for n_in, n_out in zip(widths, widths[1:], strict=False):
         W = init(torch.empty(n_out, n_in, dtype=torch.float64))
+        h = act(h @ W.T)
+        moments.append(h.square().mean().item())
+    return moments
+
+
+@misconception(
+    "propagate",
+    hint="The activation is never called. Each layer computes act(h @ W.T).",
+)
+def second_moments(widths, act, init, n_samples):
+    h = torch.randn(n_samples, widths[0], dtype=torch.float64)
+    moments = [h.square().mean().item()]
+    for n_in, n_out in zip(widths, widths[1:], strict=False):
+        W = torch.empty(n_out, n_in, dtype=torch.float64)
+        init(W)
+        h = h @ W.T
+        moments.append(h.square().mean().item())
+    return moments
+
+
+@misconception(
+    "propagate",
+    hint="These are roots, the RMS. Return the mean of the squares itself.",
+)
+def second_moments(widths, act, init, n_samples):
+    h = torch.randn(n_samples, widths[0], dtype=torch.float64)
+    moments = [h.square().mean().sqrt().item()]
+    for n_in, n_out in zip(widths, widths[1:], strict=False):
+        W = torch.empty(n_out, n_in, dtype=torch.float64)
+        init(W)
+        h = act(h @ W.T)
+        moments.append(h.square().mean().sqrt().item())
+    return moments
+
+
+@misconception(
+    "propagate",
+    hint="Every layer gets fresh random numbers. Draw the input once; a layer's input is what the "
+    "layer before it put out.",
+)
+def second_moments(widths, act, init, n_samples):
+    h = torch.randn(n_samples, widths[0], dtype=torch.float64)
+    moments = [h.square().mean().item()]
+    for n_in, n_out in zip(widths, widths[1:], strict=False):
+        W = torch.empty(n_out, n_in, dtype=torch.float64)
+        init(W)
+        x = torch.randn(n_samples, n_in, dtype=torch.float64)
+        h = act(x @ W.T)
+        moments.append(h.square().mean().item())
+    return moments
+
+
+@misconception(
+    "propagate",
+    hint="The squares are added up over the units. Take their mean over samples *and* units.",
+)
+def second_moments(widths, act, init, n_samples):
+    h = torch.randn(n_samples, widths[0], dtype=torch.float64)
+    moments = [h.square().sum(1).mean().item()]
+    for n_in, n_out in zip(widths, widths[1:], strict=False):
+        W = torch.empty(n_out, n_in, dtype=torch.float64)
+        init(W)
+        h = act(h @ W.T)
+        moments.append(h.square().sum(1).mean().item())
+    return moments
+
+
+@misconception(
+    "propagate",
+    hint="The input is uniform on [0, 1). `torch.rand` is uniform; `torch.randn` is normal.",
+)
+def second_moments(widths, act, init, n_samples):
+    h = torch.rand(n_samples, widths[0], dtype=torch.float64)
+    moments = [h.square().mean().item()]
+    for n_in, n_out in zip(widths, widths[1:], strict=False):
+        W = torch.empty(n_out, n_in, dtype=torch.float64)
+        init(W)
         h = act(h @ W.T)
         moments.append(h.square().mean().item())
     return moments
@@ -439,6 +560,61 @@ def init_model(net):
     return net
 
 
+@misconception(
+    "init",
+    hint="Only the two-dimensional layers are treated. `isinstance` takes a tuple of classes: "
+    "Conv1d and Conv3d, BatchNorm1d and BatchNorm3d belong in, too.",
+)
+def init_model(net):
+    for m in net.modules():
+        if isinstance(m, nn.Conv2d):
+            kaiming_normal_(m.weight)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+        elif isinstance(m, nn.BatchNorm2d):
+            if m.affine:
+                nn.init.ones_(m.weight)
+                nn.init.zeros_(m.bias)
+        elif isinstance(m, nn.Linear) and m.bias is not None:
+            nn.init.zeros_(m.bias)
+    return net
+
+
+@misconception(
+    "init",
+    hint="The weights of nn.Linear are filled again. They should stay as they are; only their bias "
+    "becomes 0.",
+)
+def init_model(net):
+    for m in net.modules():
+        if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            kaiming_normal_(m.weight)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+        elif isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
+            if m.affine:
+                nn.init.ones_(m.weight)
+                nn.init.zeros_(m.bias)
+        elif isinstance(m, nn.Linear):
+            kaiming_normal_(m.weight)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+    return net
+
+
+@misconception(
+    "init",
+    hint="The gain is not used. Every singular value should be gain.",
+)
+def orthogonal_(t, gain=1.0, generator=None):
+    rows, cols = len(t), t[0].numel()
+    A = t.new_empty(max(rows, cols), min(rows, cols)).normal_(generator=generator)
+    Q, R = torch.linalg.qr(A.detach())
+    Q = Q * R.diagonal().sign()
+    with torch.no_grad():
+        return t.copy_((Q if rows >= cols else Q.T).reshape(t.shape))
+
+
 # --- softmax ---------------------------------------------------------------------------------
 
 
@@ -562,3 +738,79 @@ def softmax_jacobian(y):
 )
 def softmax_jacobian(y):
     return torch.diag_embed(y) + y[..., :, None] * y[..., None, :]
+
+
+@misconception(
+    "softmax",
+    hint="The axis of the sum is gone, so the division lines up with the wrong axis. Keep it: "
+    "`keepdim=True`.",
+)
+def softmax(x, dim):
+    if x.shape[dim] == 0:
+        raise ValueError("no entries")
+    e = (x - x.amax(dim, keepdim=True)).exp()
+    return e / e.sum(dim)
+
+
+@misconception(
+    "softmax",
+    hint="The last axis is taken, whatever `dim` says.",
+)
+def softmax(x, dim):
+    if x.shape[dim] == 0:
+        raise ValueError("no entries")
+    e = (x - x.amax(-1, keepdim=True)).exp()
+    return e / e.sum(-1, keepdim=True)
+
+
+@misconception(
+    "softmax",
+    hint="A small constant in the logarithm hides the -inf and gives wrong numbers instead. With z "
+    "= x - max, the answer is a difference that needs no probability.",
+)
+def log_softmax(x, dim):
+    if x.shape[dim] == 0:
+        raise ValueError("no entries")
+    e = (x - x.amax(dim, keepdim=True)).exp()
+    return (e / e.sum(dim, keepdim=True) + 1e-8).log()
+
+
+@misconception(
+    "softmax",
+    hint="The axis is still there, with length 1. The sum should drop it, and so should the maximum "
+    "that is added at the end.",
+)
+def logsumexp(x, dim):
+    if x.shape[dim] == 0:
+        raise ValueError("no entries")
+    top = x.detach().amax(dim, keepdim=True)
+    top = torch.where(top.isfinite(), top, 0)
+    return top + (x - top).exp().sum(dim, keepdim=True).log()
+
+
+@misconception(
+    "softmax",
+    hint="1 + u is rounded before the logarithm sees it, so a tiny u loses its digits, and all of "
+    "them in the end. `torch.log1p(u)` keeps them.",
+)
+def log_sigmoid(x):
+    return torch.minimum(x, torch.zeros_like(x)) - torch.log(1 + torch.exp(-x.abs()))
+
+
+@misconception(
+    "softmax",
+    hint="`torch.where` computes both branches everywhere. In the one that is thrown away exp "
+    "overflows, and backwards 0 times inf is nan. Use exp(-|x|), which never overflows.",
+)
+def log_sigmoid(x):
+    left, right = x - torch.log1p(torch.exp(x)), -torch.log1p(torch.exp(-x))
+    return torch.where(x >= 0, right, left)
+
+
+@misconception(
+    "softmax",
+    hint="At 0 the slope comes out as 0 or 1, not 1/2: clamp puts the whole slope on one side of its "
+    "corner. `torch.minimum` splits a tie equally.",
+)
+def log_sigmoid(x):
+    return x.clamp(max=0) - torch.log1p(torch.exp(-x.abs()))
