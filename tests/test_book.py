@@ -139,6 +139,32 @@ def test_page_is_accessible(view: View) -> None:
     assert found.violations_count == 0, found.generate_report()
 
 
+def test_the_map_shows_what_is_done(browser: Browser, tmp_path: Path) -> None:
+    with browser.new_context() as context, context.new_page() as page:
+        page.goto(f"{HTML.as_uri()}/book/course-map.html")
+        boxes = page.locator(".course-drawing a")
+        linked = {box.get_attribute("href").removesuffix(".html") for box in boxes.all()}
+        assert linked == {name.removeprefix("book/") for name in CHAPTERS}
+        bar = boxes.filter(has_text="Tensors").locator(".done")
+        assert float(bar.get_attribute("width")) == 0
+
+        file = tmp_path / ".course-progress.json"
+        file.write_text('{"tensors": {"chunk": "passed", "grid": "not yet"}, "gone": {}}')
+        page.set_input_files("input[type=file]", file)
+        total = page.locator(".course-progress-sum")
+        total.get_by_text("1 of").wait_for()
+        assert 0 < float(bar.get_attribute("width")) < 40
+        file.write_text("not JSON")
+        page.set_input_files("input[type=file]", file)
+        total.get_by_text("is not a .course-progress.json").wait_for()
+
+        page.goto(f"{HTML.as_uri()}/book/chapters/tensors.html")
+        page.get_by_label("I have done this chapter").check()
+        page.goto(f"{HTML.as_uri()}/book/course-map.html")
+        assert float(bar.get_attribute("width")) > 100
+        assert "1 chapter ticked" in total.inner_text()
+
+
 def test_without_scripts_the_pictures_remain(browser: Browser) -> None:
     with browser.new_context(java_script_enabled=False) as context, context.new_page() as page:
         page.goto(f"{HTML.as_uri()}/book/chapters/convolution.html")
