@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlparse
 import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 ROOT = Path(__file__).parents[1]
 HTML = ROOT / "_build" / "html"
@@ -152,11 +152,12 @@ def test_the_map_shows_what_is_done(browser: Browser, tmp_path: Path) -> None:
         file.write_text('{"tensors": {"chunk": "passed", "grid": "not yet"}, "gone": {}}')
         page.set_input_files("input[type=file]", file)
         total = page.locator(".course-progress-sum")
-        total.get_by_text("1 of").wait_for()
+        expect(total).to_contain_text("1 of")
         assert 0 < float(bar.get_attribute("width")) < 40
-        file.write_text("not JSON")
-        page.set_input_files("input[type=file]", file)
-        total.get_by_text("is not a .course-progress.json").wait_for()
+        other = tmp_path / "other.json"
+        other.write_text("not JSON")
+        page.set_input_files("input[type=file]", other)
+        expect(total).to_contain_text("is not a .course-progress.json")
 
         page.goto(f"{HTML.as_uri()}/book/chapters/tensors.html")
         page.get_by_label("I have done this chapter").check()

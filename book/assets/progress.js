@@ -57,6 +57,7 @@
     const file = document.createElement("input");
     file.type = "file";
     file.accept = ".json,application/json";
+    file.addEventListener("click", () => { file.value = ""; }); // the same file again is news, too
     file.addEventListener("change", async () => {
       let passed;
       try {
