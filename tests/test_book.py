@@ -74,7 +74,10 @@ class View:
             lambda line: line.type in ("error", "warning") and self.complaints.append(line.text),
         )
         self.page.goto(f"{HTML.as_uri()}/{self.name}")
-        self.page.evaluate("window.MathJax?.startup?.promise")  # until the mathematics is typeset
+        # Until the mathematics is typeset, in its own fonts.
+        self.page.evaluate(
+            "async () => { await window.MathJax?.startup?.promise; await document.fonts.ready }"
+        )
         return self
 
 

@@ -1,9 +1,9 @@
 """Typeset mathematics without a network, by MathJax from the package sphinx-mathjax-offline.
 
 The package is an extension too, but it copies all 15 MB of MathJax and sets its path before Sphinx
-reads the configuration. Here only what a page can load is copied: the program, its fonts, and the
-TeX extensions, which it fetches when a formula needs them (one missing extension would leave every
-formula of the page raw).
+reads the configuration. Here only what a page can load is copied: the parts of the program but for
+its menu, which is over a third of it, the fonts, and the TeX extensions, which it fetches when a
+formula needs them (one missing extension would leave every formula of the page raw).
 """
 
 from importlib.util import find_spec
@@ -14,7 +14,9 @@ from sphinx.config import Config
 from sphinx.errors import ExtensionError
 from sphinx.util.fileutil import copy_asset
 
-PROGRAM = "tex-chtml.js"
+PROGRAM = "startup.js"
+PARTS = ["input/tex", "output/chtml", "a11y/assistive-mml"]
+NEEDED = ["core", "output/chtml/fonts/tex"]  # which the parts load themselves, in the right order
 FOLDERS = ["output/chtml/fonts/woff-v2", "input/tex/extensions"]
 
 
@@ -29,7 +31,7 @@ def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
         )
     source = Path(package.origin).parent / "static" / "mathjax"
     target = Path(app.outdir, "_static", "mathjax")
-    for part in [PROGRAM, *FOLDERS]:
+    for part in [PROGRAM, *(f"{part}.js" for part in PARTS + NEEDED), *FOLDERS]:
         destination = target / part
         if not destination.exists():
             copy_asset(source / part, destination if part in FOLDERS else destination.parent)
@@ -37,6 +39,7 @@ def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
 
 def use_local_program(app: Sphinx, config: Config) -> None:
     config.mathjax_path = f"mathjax/{PROGRAM}"
+    config.mathjax3_config = {**(config.mathjax3_config or {}), "loader": {"load": PARTS}}
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
