@@ -421,6 +421,33 @@ def demo(
 
 
 @app.command()
+def notes(
+    chapters: Chapters = None,
+    folder: Annotated[Path, typer.Option("--out", help="Where the pages go.")] = Path("notes"),
+    root: Root = None,
+) -> None:
+    """Write notes for teachers: a plan, what students get wrong, questions to ask, what can wait.
+
+    One Markdown page a chapter, made from its sources. They hold hints, so keep them from students.
+
+    Examples:
+
+    - `autograder notes` all chapters
+    - `autograder notes convolution --out term/`
+    """
+    from autograder.chapters import chapter_ids, load
+    from autograder.teaching import notes
+
+    with _errors():
+        home = _root(root)
+        pages = {name: notes(load(name, home)) for name in chapters or chapter_ids(home)}
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, page in pages.items():
+            (folder / f"{name}.md").write_text(page, encoding="utf-8")
+    out.print(f"{len(pages)} pages in {folder}.", markup=False, highlight=False)
+
+
+@app.command()
 def pack(
     kind: Annotated[Pack, typer.Argument(help="What to make.")],
     chapters: Chapters = None,
