@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -177,6 +177,38 @@ def test_without_scripts_the_pictures_remain(browser: Browser) -> None:
         for place in places.all():
             assert not place.is_visible()
             assert place.locator("xpath=preceding-sibling::div[1]//img").is_visible()
+
+
+def test_pages_are_light(browser: Browser) -> None:
+    """What a page itself weighs, with its pictures, and what all share and is loaded once."""
+    loaded: set[str] = set()
+    for name in TOC:
+        with browser.new_page() as page:
+            view = View(f"{name}.html", page).open()
+            pictures = page.evaluate("[...document.images].map((image) => image.src)")
+            own = {page.url.partition("#")[0], *pictures}
+            loaded |= {url.partition("?")[0] for url in set(view.requests) - own}
+            assert size(own) <= 1e6, f"{name} weighs {size(own) / 1e6:.2f} MB"
+    shared = {url for url in loaded if "/_static/" in url}
+    assert size(shared) <= 2e6, sorted((size([url]), url) for url in shared)[-9:]
+    assert not [url for url in loaded if "searchindex" in url or "fontawesome.js" in url]
+
+
+def size(urls: Iterable[str]) -> int:
+    paths = [Path(unquote(urlparse(url).path)) for url in urls if url.startswith("file:")]
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+def test_a_printed_page_holds_the_text_alone(browser: Browser) -> None:
+    with browser.new_page(viewport={"width": 680, "height": 960}) as page:
+        view = View("book/chapters/convolution.html", page).open()
+        page.emulate_media(media="print")
+        for part in (".bd-sidebar-primary", ".bd-header-article", ".moving-controls", ".copybtn"):
+            assert not page.locator(part).first.is_visible(), part
+        assert page.locator("article figure img").first.is_visible()
+        test_page_fits_the_window(view)
+        cut = "e => e.filter((pre) => pre.scrollWidth > pre.clientWidth + 1).length"
+        assert page.locator("article pre").evaluate_all(cut) == 0, "lines of code are cut off"
 
 
 def test_a_term_tells_its_meaning(browser: Browser) -> None:
