@@ -501,13 +501,15 @@ def rates_of_two_epochs(student):
     w = torch.tensor([0.0], requires_grad=True)
     optimizer = torch.optim.SGD([w], lr=0.1)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.1)
-    return student.train(optimizer, scheduler, [lambda: (w**2).sum()] * 3, 2)
+    rates = student.train(optimizer, scheduler, [lambda: ((w - 1) ** 2).sum()] * 3, 2)
+    return rates, w.item()
 
 
 @pytest.mark.exercise("debug")
 def test_rate_by_epochs(student):
-    """`train` keeps the rate within an epoch, and the schedule acts between epochs."""
-    rates = student.run(rates_of_two_epochs)
+    """`train` keeps the rate within an epoch, the schedule acts between epochs, and every step uses
+    the gradient of its own batch."""
+    rates, w = student.run(rates_of_two_epochs)
     assert_close(
         rates,
         [0.1, 0.1, 0.1, 0.01, 0.01, 0.01],
@@ -517,3 +519,5 @@ def test_rate_by_epochs(student):
             "The schedule acts before the first epoch is over.": [0.01] * 3 + [0.001] * 3,
         },
     )
+    # Each step on (w - 1)² multiplies the distance from 1 by 1 - 2 lr.
+    assert_close(w, 1 - 0.8**3 * 0.98**3, "w after the training", rtol=1e-5)

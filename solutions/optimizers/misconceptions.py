@@ -114,6 +114,50 @@ def newton_step(f, x, damping=0.0):
     return (x - torch.linalg.solve(H, g)).detach()
 
 
+@misconception(
+    "critical",
+    hint="Each coordinate is divided by its own entry of the diagonal. The mixed derivatives "
+    "belong to the Hessian, too: solve (H + damping I) d = g.",
+)
+def newton_step(f, x, damping=0.0):
+    x = x.detach()
+    g = torch.func.grad(f)(x)
+    H = torch.func.hessian(f)(x)
+    return (x - g / torch.diagonal(H + damping)).detach()
+
+
+@misconception(
+    "critical",
+    hint="The gradient is compared with zero exactly. Rounding leaves 1e-16 where a zero should "
+    "be: compare its norm with tol.",
+)
+def classify(f, x, tol=1e-6):
+    g = torch.autograd.functional.jacobian(f, x)
+    if g.any():
+        raise ValueError("not a critical point")
+    e = torch.linalg.eigvalsh(torch.autograd.functional.hessian(f, x))
+    up, down = (e > tol).sum().item(), (e < -tol).sum().item()
+    if up and down:
+        return "saddle"
+    if up + down < len(e):
+        return "degenerate"
+    return "min" if up else "max"
+
+
+@misconception(
+    "critical",
+    hint="The damping is subtracted. Added to the eigenvalues, it makes the step shorter and "
+    "safer.",
+)
+def newton_step(f, x, damping=0.0):
+    x = x.detach()
+    g = torch.func.grad(f)(x)
+    H = torch.func.hessian(f)(x)
+    return (
+        x - torch.linalg.solve(H - damping * torch.eye(len(x), dtype=x.dtype, device=x.device), g)
+    ).detach()
+
+
 # --- momentum --------------------------------------------------------------------------------
 
 
@@ -262,6 +306,223 @@ class SGD:
                 p -= self.lr * g
 
 
+@misconception(
+    "momentum",
+    hint="`p = p - ...` makes a new tensor and leaves the parameter where it is. Change it in "
+    "place: `p -= ...`.",
+)
+class SGD:
+    def __init__(self, params, lr, momentum=0, dampening=0, nesterov=False, weight_decay=0):
+        if lr < 0 or momentum < 0 or weight_decay < 0:
+            raise ValueError("negative")
+        if nesterov and (momentum <= 0 or dampening != 0):
+            raise ValueError("nesterov")
+        self.params = list(params)
+        self.lr, self.momentum, self.dampening = lr, momentum, dampening
+        self.nesterov, self.weight_decay = nesterov, weight_decay
+        self.v = [None] * len(self.params)
+
+    @torch.no_grad()
+    def step(self):
+        for i, p in enumerate(self.params):
+            if p.grad is None:
+                continue
+            g = p.grad + self.weight_decay * p
+            if self.momentum:
+                if self.v[i] is None:
+                    self.v[i] = g.clone()
+                else:
+                    self.v[i] = self.momentum * self.v[i] + (1 - self.dampening) * g
+                g = g + self.momentum * self.v[i] if self.nesterov else self.v[i]
+            p = p - self.lr * g
+
+
+@misconception(
+    "momentum",
+    hint="The weight decay does not go through the velocity. In SGD, weight_decay * p is added to "
+    "the gradient first, before anything else.",
+)
+class SGD:
+    def __init__(self, params, lr, momentum=0, dampening=0, nesterov=False, weight_decay=0):
+        if lr < 0 or momentum < 0 or weight_decay < 0:
+            raise ValueError("negative")
+        if nesterov and (momentum <= 0 or dampening != 0):
+            raise ValueError("nesterov")
+        self.params = list(params)
+        self.lr, self.momentum, self.dampening = lr, momentum, dampening
+        self.nesterov, self.weight_decay = nesterov, weight_decay
+        self.v = [None] * len(self.params)
+
+    @torch.no_grad()
+    def step(self):
+        for i, p in enumerate(self.params):
+            if p.grad is None:
+                continue
+            g = p.grad
+            if self.momentum:
+                if self.v[i] is None:
+                    self.v[i] = g.clone()
+                else:
+                    self.v[i] = self.momentum * self.v[i] + (1 - self.dampening) * g
+                g = g + self.momentum * self.v[i] if self.nesterov else self.v[i]
+            p -= self.lr * (g + self.weight_decay * p)
+
+
+@misconception(
+    "momentum",
+    hint="A generator can be read only once: after the first step there are no parameters left. "
+    "Make a list in `__init__`.",
+)
+class SGD:
+    def __init__(self, params, lr, momentum=0, dampening=0, nesterov=False, weight_decay=0):
+        if lr < 0 or momentum < 0 or weight_decay < 0:
+            raise ValueError("negative")
+        if nesterov and (momentum <= 0 or dampening != 0):
+            raise ValueError("nesterov")
+        self.params = params
+        self.lr, self.momentum, self.dampening = lr, momentum, dampening
+        self.nesterov, self.weight_decay = nesterov, weight_decay
+        self.v = {}
+
+    @torch.no_grad()
+    def step(self):
+        for i, p in enumerate(self.params):
+            if p.grad is None:
+                continue
+            g = p.grad + self.weight_decay * p
+            if self.momentum:
+                if i not in self.v:
+                    self.v[i] = g.clone()
+                else:
+                    self.v[i] = self.momentum * self.v[i] + (1 - self.dampening) * g
+                g = g + self.momentum * self.v[i] if self.nesterov else self.v[i]
+            p -= self.lr * g
+
+
+@misconception(
+    "momentum",
+    hint="The learning rate is inside the velocity. It looks the same until the rate changes: then"
+    " the old velocity keeps the old rate. Multiply by lr only in the step.",
+)
+class SGD:
+    def __init__(self, params, lr, momentum=0, dampening=0, nesterov=False, weight_decay=0):
+        if lr < 0 or momentum < 0 or weight_decay < 0:
+            raise ValueError("negative")
+        if nesterov and (momentum <= 0 or dampening != 0):
+            raise ValueError("nesterov")
+        self.params = list(params)
+        self.lr, self.momentum, self.dampening = lr, momentum, dampening
+        self.nesterov, self.weight_decay = nesterov, weight_decay
+        self.v = [None] * len(self.params)
+
+    @torch.no_grad()
+    def step(self):
+        for i, p in enumerate(self.params):
+            if p.grad is None:
+                continue
+            g = p.grad + self.weight_decay * p
+            if self.momentum:
+                if self.v[i] is None:
+                    self.v[i] = self.lr * g
+                else:
+                    self.v[i] = self.momentum * self.v[i] + self.lr * (1 - self.dampening) * g
+                g = self.lr * g + self.momentum * self.v[i] if self.nesterov else self.v[i]
+            p -= g if self.momentum else self.lr * g
+
+
+@misconception(
+    "momentum",
+    hint="Dampening acts without momentum. It belongs to the velocity, and without momentum there "
+    "is none.",
+)
+class SGD:
+    def __init__(self, params, lr, momentum=0, dampening=0, nesterov=False, weight_decay=0):
+        if lr < 0 or momentum < 0 or weight_decay < 0:
+            raise ValueError("negative")
+        if nesterov and (momentum <= 0 or dampening != 0):
+            raise ValueError("nesterov")
+        self.params = list(params)
+        self.lr, self.momentum, self.dampening = lr, momentum, dampening
+        self.nesterov, self.weight_decay = nesterov, weight_decay
+        self.v = [None] * len(self.params)
+
+    @torch.no_grad()
+    def step(self):
+        for i, p in enumerate(self.params):
+            if p.grad is None:
+                continue
+            g = p.grad + self.weight_decay * p
+            if self.momentum:
+                if self.v[i] is None:
+                    self.v[i] = g.clone()
+                else:
+                    self.v[i] = self.momentum * self.v[i] + (1 - self.dampening) * g
+                g = g + self.momentum * self.v[i] if self.nesterov else self.v[i]
+            elif self.dampening:
+                g = g * (1 - self.dampening)
+            p -= self.lr * g
+
+
+@misconception(
+    "momentum",
+    hint="A gradient of None is taken for zero: the velocity and the decay go on moving the "
+    "parameter. Skip it altogether.",
+)
+class SGD:
+    def __init__(self, params, lr, momentum=0, dampening=0, nesterov=False, weight_decay=0):
+        if lr < 0 or momentum < 0 or weight_decay < 0:
+            raise ValueError("negative")
+        if nesterov and (momentum <= 0 or dampening != 0):
+            raise ValueError("nesterov")
+        self.params = list(params)
+        self.lr, self.momentum, self.dampening = lr, momentum, dampening
+        self.nesterov, self.weight_decay = nesterov, weight_decay
+        self.v = [None] * len(self.params)
+
+    @torch.no_grad()
+    def step(self):
+        for i, p in enumerate(self.params):
+            g = (p.grad if p.grad is not None else torch.zeros_like(p)) + self.weight_decay * p
+            if self.momentum:
+                if self.v[i] is None:
+                    self.v[i] = g.clone()
+                else:
+                    self.v[i] = self.momentum * self.v[i] + (1 - self.dampening) * g
+                g = g + self.momentum * self.v[i] if self.nesterov else self.v[i]
+            p -= self.lr * g
+
+
+@misconception(
+    "momentum",
+    hint="Nesterov with dampening is accepted. The look-ahead g + momentum * v supposes that v "
+    "took the gradient in whole, so it should raise ValueError.",
+)
+class SGD:
+    def __init__(self, params, lr, momentum=0, dampening=0, nesterov=False, weight_decay=0):
+        if lr < 0 or momentum < 0 or weight_decay < 0:
+            raise ValueError("negative")
+        if nesterov and momentum <= 0:
+            raise ValueError("nesterov")
+        self.params = list(params)
+        self.lr, self.momentum, self.dampening = lr, momentum, dampening
+        self.nesterov, self.weight_decay = nesterov, weight_decay
+        self.v = [None] * len(self.params)
+
+    @torch.no_grad()
+    def step(self):
+        for i, p in enumerate(self.params):
+            if p.grad is None:
+                continue
+            g = p.grad + self.weight_decay * p
+            if self.momentum:
+                if self.v[i] is None:
+                    self.v[i] = g.clone()
+                else:
+                    self.v[i] = self.momentum * self.v[i] + (1 - self.dampening) * g
+                g = g + self.momentum * self.v[i] if self.nesterov else self.v[i]
+            p -= self.lr * g
+
+
 # --- adaptive --------------------------------------------------------------------------------
 
 
@@ -393,6 +654,120 @@ class Adadelta:
                 d = self.lr * ((a + self.eps) / (s + self.eps)).sqrt() * p.grad
                 a.copy_(self.rho * a + (1 - self.rho) * d**2)
                 p -= d
+
+
+@misconception(
+    "adaptive", hint="eps stands inside Adagrad's root. As in RMSprop it is added to the root."
+)
+class Adagrad:
+    def __init__(self, params, lr=0.01, eps=1e-10):
+        self.params = list(params)
+        self.lr, self.eps = lr, eps
+        self.s = [torch.zeros_like(p) for p in self.params]
+
+    @torch.no_grad()
+    def step(self):
+        for p, s in zip(self.params, self.s):
+            if p.grad is not None:
+                s += p.grad**2
+                p -= self.lr * p.grad / (s + self.eps).sqrt()
+
+
+@misconception(
+    "adaptive",
+    hint="The step is divided by the old average, which is zero at first. Put the new square into "
+    "the average, then divide.",
+)
+class RMSprop:
+    def __init__(self, params, lr=0.01, alpha=0.99, eps=1e-8):
+        self.params = list(params)
+        self.lr, self.alpha, self.eps = lr, alpha, eps
+        self.s = [torch.zeros_like(p) for p in self.params]
+
+    @torch.no_grad()
+    def step(self):
+        for p, s in zip(self.params, self.s):
+            if p.grad is not None:
+                p -= self.lr * p.grad / (s.sqrt() + self.eps)
+                s.mul_(self.alpha).add_((1 - self.alpha) * p.grad**2)
+
+
+@misconception(
+    "adaptive",
+    hint="The average is corrected for its start at zero. Adam does that; RMSprop does not.",
+)
+class RMSprop:
+    def __init__(self, params, lr=0.01, alpha=0.99, eps=1e-8):
+        self.params = list(params)
+        self.lr, self.alpha, self.eps = lr, alpha, eps
+        self.t = 0
+        self.s = [torch.zeros_like(p) for p in self.params]
+
+    @torch.no_grad()
+    def step(self):
+        self.t += 1
+        for p, s in zip(self.params, self.s):
+            if p.grad is not None:
+                s.mul_(self.alpha).add_((1 - self.alpha) * p.grad**2)
+                p -= self.lr * p.grad / ((s / (1 - self.alpha**self.t)).sqrt() + self.eps)
+
+
+@misconception(
+    "adaptive",
+    hint="eps is added to the roots. In Adadelta it stands inside both of them: sqrt(average + "
+    "eps).",
+)
+class Adadelta:
+    def __init__(self, params, lr=1.0, rho=0.9, eps=1e-6):
+        self.params = list(params)
+        self.lr, self.rho, self.eps = lr, rho, eps
+        self.s = [torch.zeros_like(p) for p in self.params]
+        self.a = [torch.zeros_like(p) for p in self.params]
+
+    @torch.no_grad()
+    def step(self):
+        for p, s, a in zip(self.params, self.s, self.a):
+            if p.grad is not None:
+                s.mul_(self.rho).add_((1 - self.rho) * p.grad**2)
+                d = (a.sqrt() + self.eps) / (s.sqrt() + self.eps) * p.grad
+                p -= self.lr * d
+                a.mul_(self.rho).add_((1 - self.rho) * d**2)
+
+
+@misconception("adaptive", hint="lr is left out. It is a factor of the step, 1 by default.")
+class Adadelta:
+    def __init__(self, params, lr=1.0, rho=0.9, eps=1e-6):
+        self.params = list(params)
+        self.lr, self.rho, self.eps = lr, rho, eps
+        self.s = [torch.zeros_like(p) for p in self.params]
+        self.a = [torch.zeros_like(p) for p in self.params]
+
+    @torch.no_grad()
+    def step(self):
+        for p, s, a in zip(self.params, self.s, self.a):
+            if p.grad is not None:
+                s.mul_(self.rho).add_((1 - self.rho) * p.grad**2)
+                d = (a + self.eps).sqrt() / (s + self.eps).sqrt() * p.grad
+                p -= d
+                a.mul_(self.rho).add_((1 - self.rho) * d**2)
+
+
+@misconception(
+    "adaptive",
+    hint="The sum takes absolute values. It should take squares, and the root comes in the step.",
+)
+class Adagrad:
+    def __init__(self, params, lr=0.01, eps=1e-10):
+        self.params = list(params)
+        self.lr, self.eps = lr, eps
+        self.s = [torch.zeros_like(p) for p in self.params]
+
+    @torch.no_grad()
+    def step(self):
+        for p, s in zip(self.params, self.s):
+            if p.grad is not None:
+                s += p.grad.abs()
+                p -= self.lr * p.grad / (s.sqrt() + self.eps)
 
 
 # --- adam ------------------------------------------------------------------------------------
@@ -626,6 +1001,264 @@ class Adam:
                 p -= self.lr * m_hat / (v_hat + self.eps).sqrt()
 
 
+@misconception(
+    "adam",
+    hint="t is still 0 in the first step, where 1 - beta ** t is zero. Count first, then correct.",
+)
+class Adam:
+    def __init__(
+        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, decoupled=False
+    ):
+        if not all(0 <= b < 1 for b in betas):
+            raise ValueError("betas")
+        self.params = list(params)
+        self.lr, self.betas, self.eps = lr, betas, eps
+        self.wd, self.decoupled = weight_decay, decoupled
+        self.m = [torch.zeros_like(p) for p in self.params]
+        self.v = [torch.zeros_like(p) for p in self.params]
+        self.t = [0 for p in self.params]
+
+    @torch.no_grad()
+    def step(self):
+        b1, b2 = self.betas
+        for i, p in enumerate(self.params):
+            g = p.grad
+            if g is None:
+                continue
+            if self.decoupled:
+                p *= 1 - self.lr * self.wd
+            else:
+                g = g + self.wd * p
+            self.m[i] = b1 * self.m[i] + (1 - b1) * g
+            self.v[i] = b2 * self.v[i] + (1 - b2) * g * g
+            mhat = self.m[i] / (1 - b1 ** self.t[i])
+            vhat = self.v[i] / (1 - b2 ** self.t[i])
+            p -= self.lr * mhat / (vhat.sqrt() + self.eps)
+            self.t[i] += 1
+
+
+@misconception(
+    "adam",
+    hint="Only m is corrected. v starts at zero as well and needs its own correction, 1 - beta2 **"
+    " t.",
+)
+class Adam:
+    def __init__(
+        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, decoupled=False
+    ):
+        if not all(0 <= b < 1 for b in betas):
+            raise ValueError("betas")
+        self.params = list(params)
+        self.lr, self.betas, self.eps = lr, betas, eps
+        self.wd, self.decoupled = weight_decay, decoupled
+        self.m = [torch.zeros_like(p) for p in self.params]
+        self.v = [torch.zeros_like(p) for p in self.params]
+        self.t = [0 for p in self.params]
+
+    @torch.no_grad()
+    def step(self):
+        b1, b2 = self.betas
+        for i, p in enumerate(self.params):
+            g = p.grad
+            if g is None:
+                continue
+            if self.decoupled:
+                p *= 1 - self.lr * self.wd
+            else:
+                g = g + self.wd * p
+            self.t[i] += 1
+            self.m[i] = b1 * self.m[i] + (1 - b1) * g
+            self.v[i] = b2 * self.v[i] + (1 - b2) * g * g
+            mhat = self.m[i] / (1 - b1 ** self.t[i])
+            vhat = self.v[i]
+            p -= self.lr * mhat / (vhat.sqrt() + self.eps)
+
+
+@misconception(
+    "adam",
+    hint="With decoupled=True the decay also goes into the gradient. It should be one or the "
+    "other.",
+)
+class Adam:
+    def __init__(
+        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, decoupled=False
+    ):
+        if not all(0 <= b < 1 for b in betas):
+            raise ValueError("betas")
+        self.params = list(params)
+        self.lr, self.betas, self.eps = lr, betas, eps
+        self.wd, self.decoupled = weight_decay, decoupled
+        self.m = [torch.zeros_like(p) for p in self.params]
+        self.v = [torch.zeros_like(p) for p in self.params]
+        self.t = [0 for p in self.params]
+
+    @torch.no_grad()
+    def step(self):
+        b1, b2 = self.betas
+        for i, p in enumerate(self.params):
+            g = p.grad
+            if g is None:
+                continue
+            if self.decoupled:
+                p *= 1 - self.lr * self.wd
+            g = g + self.wd * p
+            self.t[i] += 1
+            self.m[i] = b1 * self.m[i] + (1 - b1) * g
+            self.v[i] = b2 * self.v[i] + (1 - b2) * g * g
+            mhat = self.m[i] / (1 - b1 ** self.t[i])
+            vhat = self.v[i] / (1 - b2 ** self.t[i])
+            p -= self.lr * mhat / (vhat.sqrt() + self.eps)
+
+
+@misconception(
+    "adam",
+    hint="A parameter without a gradient still decays. Skip it before anything happens to it.",
+)
+class Adam:
+    def __init__(
+        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, decoupled=False
+    ):
+        if not all(0 <= b < 1 for b in betas):
+            raise ValueError("betas")
+        self.params = list(params)
+        self.lr, self.betas, self.eps = lr, betas, eps
+        self.wd, self.decoupled = weight_decay, decoupled
+        self.m = [torch.zeros_like(p) for p in self.params]
+        self.v = [torch.zeros_like(p) for p in self.params]
+        self.t = [0 for p in self.params]
+
+    @torch.no_grad()
+    def step(self):
+        b1, b2 = self.betas
+        for i, p in enumerate(self.params):
+            g = p.grad
+            if self.decoupled:
+                p *= 1 - self.lr * self.wd
+            if g is None:
+                continue
+            if self.decoupled:
+                pass
+            else:
+                g = g + self.wd * p
+            self.t[i] += 1
+            self.m[i] = b1 * self.m[i] + (1 - b1) * g
+            self.v[i] = b2 * self.v[i] + (1 - b2) * g * g
+            mhat = self.m[i] / (1 - b1 ** self.t[i])
+            vhat = self.v[i] / (1 - b2 ** self.t[i])
+            p -= self.lr * mhat / (vhat.sqrt() + self.eps)
+
+
+@misconception(
+    "adam",
+    hint="`g += ...` writes the decay into `p.grad` itself. Make a new tensor: g = g + "
+    "weight_decay * p.",
+)
+class Adam:
+    def __init__(
+        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, decoupled=False
+    ):
+        if not all(0 <= b < 1 for b in betas):
+            raise ValueError("betas")
+        self.params = list(params)
+        self.lr, self.betas, self.eps = lr, betas, eps
+        self.wd, self.decoupled = weight_decay, decoupled
+        self.m = [torch.zeros_like(p) for p in self.params]
+        self.v = [torch.zeros_like(p) for p in self.params]
+        self.t = [0 for p in self.params]
+
+    @torch.no_grad()
+    def step(self):
+        b1, b2 = self.betas
+        for i, p in enumerate(self.params):
+            g = p.grad
+            if g is None:
+                continue
+            if self.decoupled:
+                p *= 1 - self.lr * self.wd
+            else:
+                g += self.wd * p
+            self.t[i] += 1
+            self.m[i] = b1 * self.m[i] + (1 - b1) * g
+            self.v[i] = b2 * self.v[i] + (1 - b2) * g * g
+            mhat = self.m[i] / (1 - b1 ** self.t[i])
+            vhat = self.v[i] / (1 - b2 ** self.t[i])
+            p -= self.lr * mhat / (vhat.sqrt() + self.eps)
+
+
+@misconception(
+    "adam", hint="The decay comes after the step, so it shrinks the step, too. Multiply p first."
+)
+class Adam:
+    def __init__(
+        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, decoupled=False
+    ):
+        if not all(0 <= b < 1 for b in betas):
+            raise ValueError("betas")
+        self.params = list(params)
+        self.lr, self.betas, self.eps = lr, betas, eps
+        self.wd, self.decoupled = weight_decay, decoupled
+        self.m = [torch.zeros_like(p) for p in self.params]
+        self.v = [torch.zeros_like(p) for p in self.params]
+        self.t = [0 for p in self.params]
+
+    @torch.no_grad()
+    def step(self):
+        b1, b2 = self.betas
+        for i, p in enumerate(self.params):
+            g = p.grad
+            if g is None:
+                continue
+            if self.decoupled:
+                pass
+            else:
+                g = g + self.wd * p
+            self.t[i] += 1
+            self.m[i] = b1 * self.m[i] + (1 - b1) * g
+            self.v[i] = b2 * self.v[i] + (1 - b2) * g * g
+            mhat = self.m[i] / (1 - b1 ** self.t[i])
+            vhat = self.v[i] / (1 - b2 ** self.t[i])
+            p -= self.lr * mhat / (vhat.sqrt() + self.eps)
+            if self.decoupled:
+                p *= 1 - self.lr * self.wd
+
+
+@misconception(
+    "adam",
+    hint="A beta of 1 is accepted. Then the average never takes anything in, and its correction "
+    "divides by zero.",
+)
+class Adam:
+    def __init__(
+        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, decoupled=False
+    ):
+        if not all(0 <= b <= 1 for b in betas):
+            raise ValueError("betas")
+        self.params = list(params)
+        self.lr, self.betas, self.eps = lr, betas, eps
+        self.wd, self.decoupled = weight_decay, decoupled
+        self.m = [torch.zeros_like(p) for p in self.params]
+        self.v = [torch.zeros_like(p) for p in self.params]
+        self.t = [0 for p in self.params]
+
+    @torch.no_grad()
+    def step(self):
+        b1, b2 = self.betas
+        for i, p in enumerate(self.params):
+            g = p.grad
+            if g is None:
+                continue
+            if self.decoupled:
+                p *= 1 - self.lr * self.wd
+            else:
+                g = g + self.wd * p
+            self.t[i] += 1
+            self.m[i] = b1 * self.m[i] + (1 - b1) * g
+            self.v[i] = b2 * self.v[i] + (1 - b2) * g * g
+            mhat = self.m[i] / (1 - b1 ** self.t[i])
+            vhat = self.v[i] / (1 - b2 ** self.t[i])
+            p -= self.lr * mhat / (vhat.sqrt() + self.eps)
+
+
 # --- optimizer -------------------------------------------------------------------------------
 
 
@@ -853,6 +1486,1040 @@ class Optimizer:
         self.state = {params[i]: s for i, s in saved["state"].items()}
 
 
+@misconception(
+    "optimizer", hint="The root is missing: V holds squares, so the step is m / (sqrt(V) + eps)."
+)
+class Optimizer:
+    def __init__(self, params, defaults):
+        self.defaults = defaults
+        self.state = {}
+        self.param_groups = []
+        params = list(params)
+        if not params:
+            raise ValueError("no parameters")
+        if not isinstance(params[0], dict):
+            params = [{"params": params}]
+        for group in params:
+            self.add_param_group(group)
+
+    def add_param_group(self, group):
+        params = group["params"]
+        params = [params] if isinstance(params, torch.Tensor) else list(params)
+        if not params:
+            raise ValueError("no parameters")
+        ids = [id(p) for p in params]
+        if len(set(ids)) < len(ids):
+            raise ValueError("twice")
+        if set(ids) & {id(p) for g in self.param_groups for p in g["params"]}:
+            raise ValueError("in another group")
+        self.param_groups.append({**self.defaults, **group, "params": params})
+
+    def zero_grad(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    @torch.no_grad()
+    def step(self, phi, psi):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state.setdefault(p, {})
+                state["step"] = state.get("step", 0) + 1
+                m = phi(p.grad, state, group)
+                V = psi(p.grad, state, group)
+                if not isinstance(V, torch.Tensor):
+                    V = torch.tensor(V, dtype=p.dtype, device=p.device)
+                p -= group["lr"] * m / (V + group.get("eps", 0))
+
+    def _all(self):
+        return [p for g in self.param_groups for p in g["params"]]
+
+    def state_dict(self):
+        params = self._all()
+        number = {p: i for i, p in enumerate(params)}
+        return copy.deepcopy(
+            {
+                "state": {number[p]: s for p, s in self.state.items()},
+                "param_groups": [
+                    {**g, "params": [number[p] for p in g["params"]]} for g in self.param_groups
+                ],
+            }
+        )
+
+    def load_state_dict(self, saved):
+        mine = [len(g["params"]) for g in self.param_groups]
+        if mine != [len(g["params"]) for g in saved["param_groups"]]:
+            raise ValueError("other groups")
+        saved = copy.deepcopy(saved)
+        groups = []
+        state = {}
+        for old, new in zip(self.param_groups, saved["param_groups"]):
+            for p, i in zip(old["params"], new["params"]):
+                if i in saved["state"]:
+                    state[p] = saved["state"][i]
+            groups.append({**new, "params": old["params"]})
+        self.param_groups = groups
+        self.state = state
+
+
+@misconception("optimizer", hint="eps stands inside the root; here it is added to the root.")
+class Optimizer:
+    def __init__(self, params, defaults):
+        self.defaults = defaults
+        self.state = {}
+        self.param_groups = []
+        params = list(params)
+        if not params:
+            raise ValueError("no parameters")
+        if not isinstance(params[0], dict):
+            params = [{"params": params}]
+        for group in params:
+            self.add_param_group(group)
+
+    def add_param_group(self, group):
+        params = group["params"]
+        params = [params] if isinstance(params, torch.Tensor) else list(params)
+        if not params:
+            raise ValueError("no parameters")
+        ids = [id(p) for p in params]
+        if len(set(ids)) < len(ids):
+            raise ValueError("twice")
+        if set(ids) & {id(p) for g in self.param_groups for p in g["params"]}:
+            raise ValueError("in another group")
+        self.param_groups.append({**self.defaults, **group, "params": params})
+
+    def zero_grad(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    @torch.no_grad()
+    def step(self, phi, psi):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state.setdefault(p, {})
+                state["step"] = state.get("step", 0) + 1
+                m = phi(p.grad, state, group)
+                V = psi(p.grad, state, group)
+                if not isinstance(V, torch.Tensor):
+                    V = torch.tensor(V, dtype=p.dtype, device=p.device)
+                p -= group["lr"] * m / (V + group.get("eps", 0)).sqrt()
+
+    def _all(self):
+        return [p for g in self.param_groups for p in g["params"]]
+
+    def state_dict(self):
+        params = self._all()
+        number = {p: i for i, p in enumerate(params)}
+        return copy.deepcopy(
+            {
+                "state": {number[p]: s for p, s in self.state.items()},
+                "param_groups": [
+                    {**g, "params": [number[p] for p in g["params"]]} for g in self.param_groups
+                ],
+            }
+        )
+
+    def load_state_dict(self, saved):
+        mine = [len(g["params"]) for g in self.param_groups]
+        if mine != [len(g["params"]) for g in saved["param_groups"]]:
+            raise ValueError("other groups")
+        saved = copy.deepcopy(saved)
+        groups = []
+        state = {}
+        for old, new in zip(self.param_groups, saved["param_groups"]):
+            for p, i in zip(old["params"], new["params"]):
+                if i in saved["state"]:
+                    state[p] = saved["state"][i]
+            groups.append({**new, "params": old["params"]})
+        self.param_groups = groups
+        self.state = state
+
+
+@misconception(
+    "optimizer",
+    hint="The numbers begin at 0 again in every group, so two parameters share one. Count through "
+    "all groups.",
+)
+class Optimizer:
+    def __init__(self, params, defaults):
+        self.defaults = defaults
+        self.state = {}
+        self.param_groups = []
+        params = list(params)
+        if not params:
+            raise ValueError("no parameters")
+        if not isinstance(params[0], dict):
+            params = [{"params": params}]
+        for group in params:
+            self.add_param_group(group)
+
+    def add_param_group(self, group):
+        params = group["params"]
+        params = [params] if isinstance(params, torch.Tensor) else list(params)
+        if not params:
+            raise ValueError("no parameters")
+        ids = [id(p) for p in params]
+        if len(set(ids)) < len(ids):
+            raise ValueError("twice")
+        if set(ids) & {id(p) for g in self.param_groups for p in g["params"]}:
+            raise ValueError("in another group")
+        self.param_groups.append({**self.defaults, **group, "params": params})
+
+    def zero_grad(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    @torch.no_grad()
+    def step(self, phi, psi):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state.setdefault(p, {})
+                state["step"] = state.get("step", 0) + 1
+                m = phi(p.grad, state, group)
+                V = psi(p.grad, state, group)
+                if not isinstance(V, torch.Tensor):
+                    V = torch.tensor(V, dtype=p.dtype, device=p.device)
+                p -= group["lr"] * m / (V.sqrt() + group.get("eps", 0))
+
+    def _all(self):
+        return [p for g in self.param_groups for p in g["params"]]
+
+    def state_dict(self):
+        params = self._all()
+        number = {p: i for i, p in enumerate(params)}
+        return copy.deepcopy(
+            {
+                "state": {number[p]: s for p, s in self.state.items()},
+                "param_groups": [
+                    {**g, "params": list(range(len(g["params"])))} for g in self.param_groups
+                ],
+            }
+        )
+
+    def load_state_dict(self, saved):
+        mine = [len(g["params"]) for g in self.param_groups]
+        if mine != [len(g["params"]) for g in saved["param_groups"]]:
+            raise ValueError("other groups")
+        saved = copy.deepcopy(saved)
+        groups = []
+        state = {}
+        for old, new in zip(self.param_groups, saved["param_groups"]):
+            for p, i in zip(old["params"], new["params"]):
+                if i in saved["state"]:
+                    state[p] = saved["state"][i]
+            groups.append({**new, "params": old["params"]})
+        self.param_groups = groups
+        self.state = state
+
+
+@misconception(
+    "optimizer",
+    hint="The parameters are saved under `id(p)`, which means nothing to another optimizer. Number"
+    " them from 0, through all groups.",
+)
+class Optimizer:
+    def __init__(self, params, defaults):
+        self.defaults = defaults
+        self.state = {}
+        self.param_groups = []
+        params = list(params)
+        if not params:
+            raise ValueError("no parameters")
+        if not isinstance(params[0], dict):
+            params = [{"params": params}]
+        for group in params:
+            self.add_param_group(group)
+
+    def add_param_group(self, group):
+        params = group["params"]
+        params = [params] if isinstance(params, torch.Tensor) else list(params)
+        if not params:
+            raise ValueError("no parameters")
+        ids = [id(p) for p in params]
+        if len(set(ids)) < len(ids):
+            raise ValueError("twice")
+        if set(ids) & {id(p) for g in self.param_groups for p in g["params"]}:
+            raise ValueError("in another group")
+        self.param_groups.append({**self.defaults, **group, "params": params})
+
+    def zero_grad(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    @torch.no_grad()
+    def step(self, phi, psi):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state.setdefault(p, {})
+                state["step"] = state.get("step", 0) + 1
+                m = phi(p.grad, state, group)
+                V = psi(p.grad, state, group)
+                if not isinstance(V, torch.Tensor):
+                    V = torch.tensor(V, dtype=p.dtype, device=p.device)
+                p -= group["lr"] * m / (V.sqrt() + group.get("eps", 0))
+
+    def _all(self):
+        return [p for g in self.param_groups for p in g["params"]]
+
+    def state_dict(self):
+        params = self._all()
+        number = {p: id(p) for i, p in enumerate(params)}
+        return copy.deepcopy(
+            {
+                "state": {number[p]: s for p, s in self.state.items()},
+                "param_groups": [
+                    {**g, "params": [number[p] for p in g["params"]]} for g in self.param_groups
+                ],
+            }
+        )
+
+    def load_state_dict(self, saved):
+        mine = [len(g["params"]) for g in self.param_groups]
+        if mine != [len(g["params"]) for g in saved["param_groups"]]:
+            raise ValueError("other groups")
+        saved = copy.deepcopy(saved)
+        groups = []
+        state = {}
+        for old, new in zip(self.param_groups, saved["param_groups"]):
+            for p, i in zip(old["params"], new["params"]):
+                if i in saved["state"]:
+                    state[p] = saved["state"][i]
+            groups.append({**new, "params": old["params"]})
+        self.param_groups = groups
+        self.state = state
+
+
+@misconception(
+    "optimizer",
+    hint="`p in list` compares values, entry by entry. Two parameters may hold equal numbers: "
+    "compare the objects, by a set, a dict or `is`.",
+)
+class Optimizer:
+    def __init__(self, params, defaults):
+        self.defaults = defaults
+        self.state = {}
+        self.param_groups = []
+        params = list(params)
+        if not params:
+            raise ValueError("no parameters")
+        if not isinstance(params[0], dict):
+            params = [{"params": params}]
+        for group in params:
+            self.add_param_group(group)
+
+    def add_param_group(self, group):
+        params = group["params"]
+        params = [params] if isinstance(params, torch.Tensor) else list(params)
+        if not params:
+            raise ValueError("no parameters")
+        ids = [id(p) for p in params]
+        if len(set(ids)) < len(ids):
+            raise ValueError("twice")
+        if any(p in g["params"] for g in self.param_groups for p in params):
+            raise ValueError("in another group")
+        self.param_groups.append({**self.defaults, **group, "params": params})
+
+    def zero_grad(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    @torch.no_grad()
+    def step(self, phi, psi):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state.setdefault(p, {})
+                state["step"] = state.get("step", 0) + 1
+                m = phi(p.grad, state, group)
+                V = psi(p.grad, state, group)
+                if not isinstance(V, torch.Tensor):
+                    V = torch.tensor(V, dtype=p.dtype, device=p.device)
+                p -= group["lr"] * m / (V.sqrt() + group.get("eps", 0))
+
+    def _all(self):
+        return [p for g in self.param_groups for p in g["params"]]
+
+    def state_dict(self):
+        params = self._all()
+        number = {p: i for i, p in enumerate(params)}
+        return copy.deepcopy(
+            {
+                "state": {number[p]: s for p, s in self.state.items()},
+                "param_groups": [
+                    {**g, "params": [number[p] for p in g["params"]]} for g in self.param_groups
+                ],
+            }
+        )
+
+    def load_state_dict(self, saved):
+        mine = [len(g["params"]) for g in self.param_groups]
+        if mine != [len(g["params"]) for g in saved["param_groups"]]:
+            raise ValueError("other groups")
+        saved = copy.deepcopy(saved)
+        groups = []
+        state = {}
+        for old, new in zip(self.param_groups, saved["param_groups"]):
+            for p, i in zip(old["params"], new["params"]):
+                if i in saved["state"]:
+                    state[p] = saved["state"][i]
+            groups.append({**new, "params": old["params"]})
+        self.param_groups = groups
+        self.state = state
+
+
+@misconception(
+    "optimizer",
+    hint="The loaded states still stand under their numbers. Hand each one to the parameter with "
+    "that number.",
+)
+class Optimizer:
+    def __init__(self, params, defaults):
+        self.defaults = defaults
+        self.state = {}
+        self.param_groups = []
+        params = list(params)
+        if not params:
+            raise ValueError("no parameters")
+        if not isinstance(params[0], dict):
+            params = [{"params": params}]
+        for group in params:
+            self.add_param_group(group)
+
+    def add_param_group(self, group):
+        params = group["params"]
+        params = [params] if isinstance(params, torch.Tensor) else list(params)
+        if not params:
+            raise ValueError("no parameters")
+        ids = [id(p) for p in params]
+        if len(set(ids)) < len(ids):
+            raise ValueError("twice")
+        if set(ids) & {id(p) for g in self.param_groups for p in g["params"]}:
+            raise ValueError("in another group")
+        self.param_groups.append({**self.defaults, **group, "params": params})
+
+    def zero_grad(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    @torch.no_grad()
+    def step(self, phi, psi):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state.setdefault(p, {})
+                state["step"] = state.get("step", 0) + 1
+                m = phi(p.grad, state, group)
+                V = psi(p.grad, state, group)
+                if not isinstance(V, torch.Tensor):
+                    V = torch.tensor(V, dtype=p.dtype, device=p.device)
+                p -= group["lr"] * m / (V.sqrt() + group.get("eps", 0))
+
+    def _all(self):
+        return [p for g in self.param_groups for p in g["params"]]
+
+    def state_dict(self):
+        params = self._all()
+        number = {p: i for i, p in enumerate(params)}
+        return copy.deepcopy(
+            {
+                "state": {number[p]: s for p, s in self.state.items()},
+                "param_groups": [
+                    {**g, "params": [number[p] for p in g["params"]]} for g in self.param_groups
+                ],
+            }
+        )
+
+    def load_state_dict(self, saved):
+        mine = [len(g["params"]) for g in self.param_groups]
+        if mine != [len(g["params"]) for g in saved["param_groups"]]:
+            raise ValueError("other groups")
+        saved = copy.deepcopy(saved)
+        groups = []
+        state = {}
+        for old, new in zip(self.param_groups, saved["param_groups"]):
+            for p, i in zip(old["params"], new["params"]):
+                if i in saved["state"]:
+                    state[p] = saved["state"][i]
+            groups.append({**new, "params": old["params"]})
+        self.param_groups = groups
+        self.state = saved["state"]
+
+
+@misconception(
+    "optimizer", hint='state["step"] is counted after phi and psi. They need it: set it before.'
+)
+class Optimizer:
+    def __init__(self, params, defaults):
+        self.defaults = defaults
+        self.state = {}
+        self.param_groups = []
+        params = list(params)
+        if not params:
+            raise ValueError("no parameters")
+        if not isinstance(params[0], dict):
+            params = [{"params": params}]
+        for group in params:
+            self.add_param_group(group)
+
+    def add_param_group(self, group):
+        params = group["params"]
+        params = [params] if isinstance(params, torch.Tensor) else list(params)
+        if not params:
+            raise ValueError("no parameters")
+        ids = [id(p) for p in params]
+        if len(set(ids)) < len(ids):
+            raise ValueError("twice")
+        if set(ids) & {id(p) for g in self.param_groups for p in g["params"]}:
+            raise ValueError("in another group")
+        self.param_groups.append({**self.defaults, **group, "params": params})
+
+    def zero_grad(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    @torch.no_grad()
+    def step(self, phi, psi):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state.setdefault(p, {})
+                m = phi(p.grad, state, group)
+                V = psi(p.grad, state, group)
+                state["step"] = state.get("step", 0) + 1
+                if not isinstance(V, torch.Tensor):
+                    V = torch.tensor(V, dtype=p.dtype, device=p.device)
+                p -= group["lr"] * m / (V.sqrt() + group.get("eps", 0))
+
+    def _all(self):
+        return [p for g in self.param_groups for p in g["params"]]
+
+    def state_dict(self):
+        params = self._all()
+        number = {p: i for i, p in enumerate(params)}
+        return copy.deepcopy(
+            {
+                "state": {number[p]: s for p, s in self.state.items()},
+                "param_groups": [
+                    {**g, "params": [number[p] for p in g["params"]]} for g in self.param_groups
+                ],
+            }
+        )
+
+    def load_state_dict(self, saved):
+        mine = [len(g["params"]) for g in self.param_groups]
+        if mine != [len(g["params"]) for g in saved["param_groups"]]:
+            raise ValueError("other groups")
+        saved = copy.deepcopy(saved)
+        groups = []
+        state = {}
+        for old, new in zip(self.param_groups, saved["param_groups"]):
+            for p, i in zip(old["params"], new["params"]):
+                if i in saved["state"]:
+                    state[p] = saved["state"][i]
+            groups.append({**new, "params": old["params"]})
+        self.param_groups = groups
+        self.state = state
+
+
+@misconception(
+    "optimizer",
+    hint="The caller's own dict is changed. Make a new one: {**self.defaults, **group, ...}.",
+)
+class Optimizer:
+    def __init__(self, params, defaults):
+        self.defaults = defaults
+        self.state = {}
+        self.param_groups = []
+        params = list(params)
+        if not params:
+            raise ValueError("no parameters")
+        if not isinstance(params[0], dict):
+            params = [{"params": params}]
+        for group in params:
+            self.add_param_group(group)
+
+    def add_param_group(self, group):
+        params = group["params"]
+        params = [params] if isinstance(params, torch.Tensor) else list(params)
+        if not params:
+            raise ValueError("no parameters")
+        ids = [id(p) for p in params]
+        if len(set(ids)) < len(ids):
+            raise ValueError("twice")
+        if set(ids) & {id(p) for g in self.param_groups for p in g["params"]}:
+            raise ValueError("in another group")
+        group["params"] = params
+        for k, v in self.defaults.items():
+            group.setdefault(k, v)
+        self.param_groups.append(group)
+
+    def zero_grad(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    @torch.no_grad()
+    def step(self, phi, psi):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state.setdefault(p, {})
+                state["step"] = state.get("step", 0) + 1
+                m = phi(p.grad, state, group)
+                V = psi(p.grad, state, group)
+                if not isinstance(V, torch.Tensor):
+                    V = torch.tensor(V, dtype=p.dtype, device=p.device)
+                p -= group["lr"] * m / (V.sqrt() + group.get("eps", 0))
+
+    def _all(self):
+        return [p for g in self.param_groups for p in g["params"]]
+
+    def state_dict(self):
+        params = self._all()
+        number = {p: i for i, p in enumerate(params)}
+        return copy.deepcopy(
+            {
+                "state": {number[p]: s for p, s in self.state.items()},
+                "param_groups": [
+                    {**g, "params": [number[p] for p in g["params"]]} for g in self.param_groups
+                ],
+            }
+        )
+
+    def load_state_dict(self, saved):
+        mine = [len(g["params"]) for g in self.param_groups]
+        if mine != [len(g["params"]) for g in saved["param_groups"]]:
+            raise ValueError("other groups")
+        saved = copy.deepcopy(saved)
+        groups = []
+        state = {}
+        for old, new in zip(self.param_groups, saved["param_groups"]):
+            for p, i in zip(old["params"], new["params"]):
+                if i in saved["state"]:
+                    state[p] = saved["state"][i]
+            groups.append({**new, "params": old["params"]})
+        self.param_groups = groups
+        self.state = state
+
+
+@misconception(
+    "optimizer",
+    hint="Loading adds to the states that are there. It should replace them: what is not in "
+    "`saved` is forgotten.",
+)
+class Optimizer:
+    def __init__(self, params, defaults):
+        self.defaults = defaults
+        self.state = {}
+        self.param_groups = []
+        params = list(params)
+        if not params:
+            raise ValueError("no parameters")
+        if not isinstance(params[0], dict):
+            params = [{"params": params}]
+        for group in params:
+            self.add_param_group(group)
+
+    def add_param_group(self, group):
+        params = group["params"]
+        params = [params] if isinstance(params, torch.Tensor) else list(params)
+        if not params:
+            raise ValueError("no parameters")
+        ids = [id(p) for p in params]
+        if len(set(ids)) < len(ids):
+            raise ValueError("twice")
+        if set(ids) & {id(p) for g in self.param_groups for p in g["params"]}:
+            raise ValueError("in another group")
+        self.param_groups.append({**self.defaults, **group, "params": params})
+
+    def zero_grad(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    @torch.no_grad()
+    def step(self, phi, psi):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state.setdefault(p, {})
+                state["step"] = state.get("step", 0) + 1
+                m = phi(p.grad, state, group)
+                V = psi(p.grad, state, group)
+                if not isinstance(V, torch.Tensor):
+                    V = torch.tensor(V, dtype=p.dtype, device=p.device)
+                p -= group["lr"] * m / (V.sqrt() + group.get("eps", 0))
+
+    def _all(self):
+        return [p for g in self.param_groups for p in g["params"]]
+
+    def state_dict(self):
+        params = self._all()
+        number = {p: i for i, p in enumerate(params)}
+        return copy.deepcopy(
+            {
+                "state": {number[p]: s for p, s in self.state.items()},
+                "param_groups": [
+                    {**g, "params": [number[p] for p in g["params"]]} for g in self.param_groups
+                ],
+            }
+        )
+
+    def load_state_dict(self, saved):
+        mine = [len(g["params"]) for g in self.param_groups]
+        if mine != [len(g["params"]) for g in saved["param_groups"]]:
+            raise ValueError("other groups")
+        saved = copy.deepcopy(saved)
+        groups = []
+        state = {}
+        for old, new in zip(self.param_groups, saved["param_groups"]):
+            for p, i in zip(old["params"], new["params"]):
+                if i in saved["state"]:
+                    state[p] = saved["state"][i]
+            groups.append({**new, "params": old["params"]})
+        self.param_groups = groups
+        self.state.update(state)
+
+
+@misconception(
+    "optimizer",
+    hint="Only the number of groups is compared. A group with another number of parameters should "
+    "raise ValueError, too.",
+)
+class Optimizer:
+    def __init__(self, params, defaults):
+        self.defaults = defaults
+        self.state = {}
+        self.param_groups = []
+        params = list(params)
+        if not params:
+            raise ValueError("no parameters")
+        if not isinstance(params[0], dict):
+            params = [{"params": params}]
+        for group in params:
+            self.add_param_group(group)
+
+    def add_param_group(self, group):
+        params = group["params"]
+        params = [params] if isinstance(params, torch.Tensor) else list(params)
+        if not params:
+            raise ValueError("no parameters")
+        ids = [id(p) for p in params]
+        if len(set(ids)) < len(ids):
+            raise ValueError("twice")
+        if set(ids) & {id(p) for g in self.param_groups for p in g["params"]}:
+            raise ValueError("in another group")
+        self.param_groups.append({**self.defaults, **group, "params": params})
+
+    def zero_grad(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    @torch.no_grad()
+    def step(self, phi, psi):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state.setdefault(p, {})
+                state["step"] = state.get("step", 0) + 1
+                m = phi(p.grad, state, group)
+                V = psi(p.grad, state, group)
+                if not isinstance(V, torch.Tensor):
+                    V = torch.tensor(V, dtype=p.dtype, device=p.device)
+                p -= group["lr"] * m / (V.sqrt() + group.get("eps", 0))
+
+    def _all(self):
+        return [p for g in self.param_groups for p in g["params"]]
+
+    def state_dict(self):
+        params = self._all()
+        number = {p: i for i, p in enumerate(params)}
+        return copy.deepcopy(
+            {
+                "state": {number[p]: s for p, s in self.state.items()},
+                "param_groups": [
+                    {**g, "params": [number[p] for p in g["params"]]} for g in self.param_groups
+                ],
+            }
+        )
+
+    def load_state_dict(self, saved):
+        mine = [len(g["params"]) for g in self.param_groups]
+        if len(mine) != len(saved["param_groups"]):
+            raise ValueError("other groups")
+        saved = copy.deepcopy(saved)
+        groups = []
+        state = {}
+        for old, new in zip(self.param_groups, saved["param_groups"]):
+            for p, i in zip(old["params"], new["params"]):
+                if i in saved["state"]:
+                    state[p] = saved["state"][i]
+            groups.append({**new, "params": old["params"]})
+        self.param_groups = groups
+        self.state = state
+
+
+@misconception(
+    "optimizer",
+    hint="What is loaded is used as it is, so that later steps change `saved`. Copy it.",
+)
+class Optimizer:
+    def __init__(self, params, defaults):
+        self.defaults = defaults
+        self.state = {}
+        self.param_groups = []
+        params = list(params)
+        if not params:
+            raise ValueError("no parameters")
+        if not isinstance(params[0], dict):
+            params = [{"params": params}]
+        for group in params:
+            self.add_param_group(group)
+
+    def add_param_group(self, group):
+        params = group["params"]
+        params = [params] if isinstance(params, torch.Tensor) else list(params)
+        if not params:
+            raise ValueError("no parameters")
+        ids = [id(p) for p in params]
+        if len(set(ids)) < len(ids):
+            raise ValueError("twice")
+        if set(ids) & {id(p) for g in self.param_groups for p in g["params"]}:
+            raise ValueError("in another group")
+        self.param_groups.append({**self.defaults, **group, "params": params})
+
+    def zero_grad(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    @torch.no_grad()
+    def step(self, phi, psi):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state.setdefault(p, {})
+                state["step"] = state.get("step", 0) + 1
+                m = phi(p.grad, state, group)
+                V = psi(p.grad, state, group)
+                if not isinstance(V, torch.Tensor):
+                    V = torch.tensor(V, dtype=p.dtype, device=p.device)
+                p -= group["lr"] * m / (V.sqrt() + group.get("eps", 0))
+
+    def _all(self):
+        return [p for g in self.param_groups for p in g["params"]]
+
+    def state_dict(self):
+        params = self._all()
+        number = {p: i for i, p in enumerate(params)}
+        return copy.deepcopy(
+            {
+                "state": {number[p]: s for p, s in self.state.items()},
+                "param_groups": [
+                    {**g, "params": [number[p] for p in g["params"]]} for g in self.param_groups
+                ],
+            }
+        )
+
+    def load_state_dict(self, saved):
+        mine = [len(g["params"]) for g in self.param_groups]
+        if mine != [len(g["params"]) for g in saved["param_groups"]]:
+            raise ValueError("other groups")
+        groups = []
+        state = {}
+        for old, new in zip(self.param_groups, saved["param_groups"]):
+            for p, i in zip(old["params"], new["params"]):
+                if i in saved["state"]:
+                    state[p] = saved["state"][i]
+            groups.append({**new, "params": old["params"]})
+        self.param_groups = groups
+        self.state = state
+
+
+@misconception(
+    "optimizer",
+    hint="`state` has an entry for every parameter from the start. It should be empty until a "
+    "parameter has its first update.",
+)
+class Optimizer:
+    def __init__(self, params, defaults):
+        self.defaults = defaults
+        self.state = {}
+        self.param_groups = []
+        params = list(params)
+        if not params:
+            raise ValueError("no parameters")
+        if not isinstance(params[0], dict):
+            params = [{"params": params}]
+        for group in params:
+            self.add_param_group(group)
+
+    def add_param_group(self, group):
+        params = group["params"]
+        params = [params] if isinstance(params, torch.Tensor) else list(params)
+        if not params:
+            raise ValueError("no parameters")
+        ids = [id(p) for p in params]
+        if len(set(ids)) < len(ids):
+            raise ValueError("twice")
+        if set(ids) & {id(p) for g in self.param_groups for p in g["params"]}:
+            raise ValueError("in another group")
+        for p in params:
+            self.state[p] = {}
+        self.param_groups.append({**self.defaults, **group, "params": params})
+
+    def zero_grad(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    @torch.no_grad()
+    def step(self, phi, psi):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state.setdefault(p, {})
+                state["step"] = state.get("step", 0) + 1
+                m = phi(p.grad, state, group)
+                V = psi(p.grad, state, group)
+                if not isinstance(V, torch.Tensor):
+                    V = torch.tensor(V, dtype=p.dtype, device=p.device)
+                p -= group["lr"] * m / (V.sqrt() + group.get("eps", 0))
+
+    def _all(self):
+        return [p for g in self.param_groups for p in g["params"]]
+
+    def state_dict(self):
+        params = self._all()
+        number = {p: i for i, p in enumerate(params)}
+        return copy.deepcopy(
+            {
+                "state": {number[p]: s for p, s in self.state.items()},
+                "param_groups": [
+                    {**g, "params": [number[p] for p in g["params"]]} for g in self.param_groups
+                ],
+            }
+        )
+
+    def load_state_dict(self, saved):
+        mine = [len(g["params"]) for g in self.param_groups]
+        if mine != [len(g["params"]) for g in saved["param_groups"]]:
+            raise ValueError("other groups")
+        saved = copy.deepcopy(saved)
+        groups = []
+        state = {}
+        for old, new in zip(self.param_groups, saved["param_groups"]):
+            for p, i in zip(old["params"], new["params"]):
+                if i in saved["state"]:
+                    state[p] = saved["state"][i]
+            groups.append({**new, "params": old["params"]})
+        self.param_groups = groups
+        self.state = state
+
+
+@misconception(
+    "optimizer",
+    hint='A single tensor under "params" is taken for a list, and its rows become the parameters. '
+    "Wrap it in a list.",
+)
+class Optimizer:
+    def __init__(self, params, defaults):
+        self.defaults = defaults
+        self.state = {}
+        self.param_groups = []
+        params = list(params)
+        if not params:
+            raise ValueError("no parameters")
+        if not isinstance(params[0], dict):
+            params = [{"params": params}]
+        for group in params:
+            self.add_param_group(group)
+
+    def add_param_group(self, group):
+        params = group["params"]
+        params = list(params)
+        if not params:
+            raise ValueError("no parameters")
+        ids = [id(p) for p in params]
+        if len(set(ids)) < len(ids):
+            raise ValueError("twice")
+        if set(ids) & {id(p) for g in self.param_groups for p in g["params"]}:
+            raise ValueError("in another group")
+        self.param_groups.append({**self.defaults, **group, "params": params})
+
+    def zero_grad(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    @torch.no_grad()
+    def step(self, phi, psi):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state.setdefault(p, {})
+                state["step"] = state.get("step", 0) + 1
+                m = phi(p.grad, state, group)
+                V = psi(p.grad, state, group)
+                if not isinstance(V, torch.Tensor):
+                    V = torch.tensor(V, dtype=p.dtype, device=p.device)
+                p -= group["lr"] * m / (V.sqrt() + group.get("eps", 0))
+
+    def _all(self):
+        return [p for g in self.param_groups for p in g["params"]]
+
+    def state_dict(self):
+        params = self._all()
+        number = {p: i for i, p in enumerate(params)}
+        return copy.deepcopy(
+            {
+                "state": {number[p]: s for p, s in self.state.items()},
+                "param_groups": [
+                    {**g, "params": [number[p] for p in g["params"]]} for g in self.param_groups
+                ],
+            }
+        )
+
+    def load_state_dict(self, saved):
+        mine = [len(g["params"]) for g in self.param_groups]
+        if mine != [len(g["params"]) for g in saved["param_groups"]]:
+            raise ValueError("other groups")
+        saved = copy.deepcopy(saved)
+        groups = []
+        state = {}
+        for old, new in zip(self.param_groups, saved["param_groups"]):
+            for p, i in zip(old["params"], new["params"]):
+                if i in saved["state"]:
+                    state[p] = saved["state"][i]
+            groups.append({**new, "params": old["params"]})
+        self.param_groups = groups
+        self.state = state
+
+
 # --- schedules -------------------------------------------------------------------------------
 
 
@@ -997,6 +2664,193 @@ def lr_at(kind, epoch, base, **kw):
             epoch, T = epoch - T, T * kw.get("T_mult", 1)
         return cosine(epoch, T)
     raise ValueError(kind)
+
+
+@misconception(
+    "schedules",
+    hint='The rate falls like exp(-gamma e). "exp" multiplies by gamma once an epoch: gamma ** e.',
+)
+def lr_at(kind, epoch, base, **kw):
+    if kind == "step":
+        return base * kw.get("gamma", 0.1) ** (epoch // kw["step_size"])
+    if kind == "multistep":
+        return base * kw.get("gamma", 0.1) ** sum(m <= epoch for m in kw["milestones"])
+    if kind == "exp":
+        return base * math.exp(-kw["gamma"] * epoch)
+    if kind == "lambda":
+        return base * kw["lr_lambda"](epoch)
+    low = kw.get("eta_min", 0)
+    if kind == "cosine":
+        T = kw["T_max"]
+    elif kind == "restarts":
+        T = kw["T_0"]
+        while epoch >= T:
+            epoch -= T
+            T *= kw.get("T_mult", 1)
+    else:
+        raise ValueError(kind)
+    return low + (base - low) / 2 * (1 + math.cos(math.pi * epoch / T))
+
+
+@misconception(
+    "schedules",
+    hint='"cosine" jumps back to the base at T_max. That is a restart; the plain cosine turns '
+    "round and climbs.",
+)
+def lr_at(kind, epoch, base, **kw):
+    if kind == "step":
+        return base * kw.get("gamma", 0.1) ** (epoch // kw["step_size"])
+    if kind == "multistep":
+        return base * kw.get("gamma", 0.1) ** sum(m <= epoch for m in kw["milestones"])
+    if kind == "exp":
+        return base * kw["gamma"] ** epoch
+    if kind == "lambda":
+        return base * kw["lr_lambda"](epoch)
+    low = kw.get("eta_min", 0)
+    if kind == "cosine":
+        T = kw["T_max"]
+        epoch = epoch % T
+    elif kind == "restarts":
+        T = kw["T_0"]
+        while epoch >= T:
+            epoch -= T
+            T *= kw.get("T_mult", 1)
+    else:
+        raise ValueError(kind)
+    return low + (base - low) / 2 * (1 + math.cos(math.pi * epoch / T))
+
+
+@misconception(
+    "schedules",
+    hint="The last epoch of a cycle is counted to the wrong one: at epoch T_0 the new cycle has "
+    "begun. Use >=.",
+)
+def lr_at(kind, epoch, base, **kw):
+    if kind == "step":
+        return base * kw.get("gamma", 0.1) ** (epoch // kw["step_size"])
+    if kind == "multistep":
+        return base * kw.get("gamma", 0.1) ** sum(m <= epoch for m in kw["milestones"])
+    if kind == "exp":
+        return base * kw["gamma"] ** epoch
+    if kind == "lambda":
+        return base * kw["lr_lambda"](epoch)
+    low = kw.get("eta_min", 0)
+    if kind == "cosine":
+        T = kw["T_max"]
+    elif kind == "restarts":
+        T = kw["T_0"]
+        while epoch > T:
+            epoch -= T
+            T *= kw.get("T_mult", 1)
+    else:
+        raise ValueError(kind)
+    return low + (base - low) / 2 * (1 + math.cos(math.pi * epoch / T))
+
+
+@misconception(
+    "schedules",
+    hint="The exponent is epoch / step_size, which falls a little in every epoch. Stairs need the "
+    "floor, //.",
+)
+def lr_at(kind, epoch, base, **kw):
+    if kind == "step":
+        return base * kw.get("gamma", 0.1) ** (epoch / kw["step_size"])
+    if kind == "multistep":
+        return base * kw.get("gamma", 0.1) ** sum(m <= epoch for m in kw["milestones"])
+    if kind == "exp":
+        return base * kw["gamma"] ** epoch
+    if kind == "lambda":
+        return base * kw["lr_lambda"](epoch)
+    low = kw.get("eta_min", 0)
+    if kind == "cosine":
+        T = kw["T_max"]
+    elif kind == "restarts":
+        T = kw["T_0"]
+        while epoch >= T:
+            epoch -= T
+            T *= kw.get("T_mult", 1)
+    else:
+        raise ValueError(kind)
+    return low + (base - low) / 2 * (1 + math.cos(math.pi * epoch / T))
+
+
+@misconception(
+    "schedules", hint="A milestone that is listed twice counts once. It should count twice."
+)
+def lr_at(kind, epoch, base, **kw):
+    if kind == "step":
+        return base * kw.get("gamma", 0.1) ** (epoch // kw["step_size"])
+    if kind == "multistep":
+        return base * kw.get("gamma", 0.1) ** sum(m <= epoch for m in set(kw["milestones"]))
+    if kind == "exp":
+        return base * kw["gamma"] ** epoch
+    if kind == "lambda":
+        return base * kw["lr_lambda"](epoch)
+    low = kw.get("eta_min", 0)
+    if kind == "cosine":
+        T = kw["T_max"]
+    elif kind == "restarts":
+        T = kw["T_0"]
+        while epoch >= T:
+            epoch -= T
+            T *= kw.get("T_mult", 1)
+    else:
+        raise ValueError(kind)
+    return low + (base - low) / 2 * (1 + math.cos(math.pi * epoch / T))
+
+
+@misconception(
+    "schedules",
+    hint="The cosine runs through a whole period in T_max epochs. It should be half of one, from 1"
+    " to -1.",
+)
+def lr_at(kind, epoch, base, **kw):
+    if kind == "step":
+        return base * kw.get("gamma", 0.1) ** (epoch // kw["step_size"])
+    if kind == "multistep":
+        return base * kw.get("gamma", 0.1) ** sum(m <= epoch for m in kw["milestones"])
+    if kind == "exp":
+        return base * kw["gamma"] ** epoch
+    if kind == "lambda":
+        return base * kw["lr_lambda"](epoch)
+    low = kw.get("eta_min", 0)
+    if kind == "cosine":
+        T = kw["T_max"]
+    elif kind == "restarts":
+        T = kw["T_0"]
+        while epoch >= T:
+            epoch -= T
+            T *= kw.get("T_mult", 1)
+    else:
+        raise ValueError(kind)
+    return low + (base - low) / 2 * (1 + math.cos(2 * math.pi * epoch / T))
+
+
+@misconception(
+    "schedules",
+    hint="The wave's height is the base rate. It should be base - eta_min, so that the first rate "
+    "is the base.",
+)
+def lr_at(kind, epoch, base, **kw):
+    if kind == "step":
+        return base * kw.get("gamma", 0.1) ** (epoch // kw["step_size"])
+    if kind == "multistep":
+        return base * kw.get("gamma", 0.1) ** sum(m <= epoch for m in kw["milestones"])
+    if kind == "exp":
+        return base * kw["gamma"] ** epoch
+    if kind == "lambda":
+        return base * kw["lr_lambda"](epoch)
+    low = kw.get("eta_min", 0)
+    if kind == "cosine":
+        T = kw["T_max"]
+    elif kind == "restarts":
+        T = kw["T_0"]
+        while epoch >= T:
+            epoch -= T
+            T *= kw.get("T_mult", 1)
+    else:
+        raise ValueError(kind)
+    return low + base / 2 * (1 + math.cos(math.pi * epoch / T))
 
 
 # --- plateau ---------------------------------------------------------------------------------
@@ -1211,6 +3065,373 @@ class Plateau:
         return self.lr
 
 
+@misconception(
+    "plateau",
+    hint="With >= the rate is lowered after `patience` bad epochs; with patience 0 even after a "
+    "good one. Compare with >.",
+)
+class Plateau:
+    def __init__(
+        self,
+        lr,
+        mode="min",
+        factor=0.1,
+        patience=10,
+        cooldown=0,
+        threshold=1e-4,
+        min_lr=0.0,
+        eps=1e-8,
+    ):
+        if mode not in ("min", "max") or factor >= 1:
+            raise ValueError("bad")
+        self.lr, self.mode, self.factor = lr, mode, factor
+        self.patience, self.cooldown, self.threshold = patience, cooldown, threshold
+        self.min_lr, self.eps = min_lr, eps
+        self.best = math.inf if mode == "min" else -math.inf
+        self.bad = self.cool = 0
+
+    def step(self, metric):
+        if self.mode == "min":
+            better = metric < self.best * (1 - self.threshold)
+        else:
+            better = metric > self.best * (1 + self.threshold)
+        if better:
+            self.best, self.bad = metric, 0
+        else:
+            self.bad += 1
+        if self.cool > 0:
+            self.cool -= 1
+            self.bad = 0
+        if self.bad >= self.patience:
+            new = max(self.factor * self.lr, self.min_lr)
+            if self.lr - new > self.eps:
+                self.lr = new
+            self.cool = self.cooldown
+            self.bad = 0
+        return self.lr
+
+
+@misconception(
+    "plateau",
+    hint="In the cooldown the metric is not looked at. It may be a new best: rule 1 comes first, "
+    "then the cooldown.",
+)
+class Plateau:
+    def __init__(
+        self,
+        lr,
+        mode="min",
+        factor=0.1,
+        patience=10,
+        cooldown=0,
+        threshold=1e-4,
+        min_lr=0.0,
+        eps=1e-8,
+    ):
+        if mode not in ("min", "max") or factor >= 1:
+            raise ValueError("bad")
+        self.lr, self.mode, self.factor = lr, mode, factor
+        self.patience, self.cooldown, self.threshold = patience, cooldown, threshold
+        self.min_lr, self.eps = min_lr, eps
+        self.best = math.inf if mode == "min" else -math.inf
+        self.bad = self.cool = 0
+
+    def step(self, metric):
+        if self.cool > 0:
+            self.cool -= 1
+            return self.lr
+        if self.mode == "min":
+            better = metric < self.best * (1 - self.threshold)
+        else:
+            better = metric > self.best * (1 + self.threshold)
+        if better:
+            self.best, self.bad = metric, 0
+        else:
+            self.bad += 1
+        if self.cool > 0:
+            self.cool -= 1
+            self.bad = 0
+        if self.bad > self.patience:
+            new = max(self.factor * self.lr, self.min_lr)
+            if self.lr - new > self.eps:
+                self.lr = new
+            self.cool = self.cooldown
+            self.bad = 0
+        return self.lr
+
+
+@misconception(
+    "plateau",
+    hint="Any improvement counts, however small. It must exceed the threshold, a share of the "
+    "best.",
+)
+class Plateau:
+    def __init__(
+        self,
+        lr,
+        mode="min",
+        factor=0.1,
+        patience=10,
+        cooldown=0,
+        threshold=1e-4,
+        min_lr=0.0,
+        eps=1e-8,
+    ):
+        if mode not in ("min", "max") or factor >= 1:
+            raise ValueError("bad")
+        self.lr, self.mode, self.factor = lr, mode, factor
+        self.patience, self.cooldown, self.threshold = patience, cooldown, threshold
+        self.min_lr, self.eps = min_lr, eps
+        self.best = math.inf if mode == "min" else -math.inf
+        self.bad = self.cool = 0
+
+    def step(self, metric):
+        if self.mode == "min":
+            better = metric < self.best
+        else:
+            better = metric > self.best
+        if better:
+            self.best, self.bad = metric, 0
+        else:
+            self.bad += 1
+        if self.cool > 0:
+            self.cool -= 1
+            self.bad = 0
+        if self.bad > self.patience:
+            new = max(self.factor * self.lr, self.min_lr)
+            if self.lr - new > self.eps:
+                self.lr = new
+            self.cool = self.cooldown
+            self.bad = 0
+        return self.lr
+
+
+@misconception(
+    "plateau",
+    hint="After a lowering the count of bad epochs goes on, so the next bad epoch lowers again. "
+    "Set it to zero.",
+)
+class Plateau:
+    def __init__(
+        self,
+        lr,
+        mode="min",
+        factor=0.1,
+        patience=10,
+        cooldown=0,
+        threshold=1e-4,
+        min_lr=0.0,
+        eps=1e-8,
+    ):
+        if mode not in ("min", "max") or factor >= 1:
+            raise ValueError("bad")
+        self.lr, self.mode, self.factor = lr, mode, factor
+        self.patience, self.cooldown, self.threshold = patience, cooldown, threshold
+        self.min_lr, self.eps = min_lr, eps
+        self.best = math.inf if mode == "min" else -math.inf
+        self.bad = self.cool = 0
+
+    def step(self, metric):
+        if self.mode == "min":
+            better = metric < self.best * (1 - self.threshold)
+        else:
+            better = metric > self.best * (1 + self.threshold)
+        if better:
+            self.best, self.bad = metric, 0
+        else:
+            self.bad += 1
+        if self.cool > 0:
+            self.cool -= 1
+            self.bad = 0
+        if self.bad > self.patience:
+            new = max(self.factor * self.lr, self.min_lr)
+            if self.lr - new > self.eps:
+                self.lr = new
+            self.cool = self.cooldown
+        return self.lr
+
+
+@misconception(
+    "plateau",
+    hint='In mode "max" the bar is below the best. It should be above: best * (1 + threshold).',
+)
+class Plateau:
+    def __init__(
+        self,
+        lr,
+        mode="min",
+        factor=0.1,
+        patience=10,
+        cooldown=0,
+        threshold=1e-4,
+        min_lr=0.0,
+        eps=1e-8,
+    ):
+        if mode not in ("min", "max") or factor >= 1:
+            raise ValueError("bad")
+        self.lr, self.mode, self.factor = lr, mode, factor
+        self.patience, self.cooldown, self.threshold = patience, cooldown, threshold
+        self.min_lr, self.eps = min_lr, eps
+        self.best = math.inf if mode == "min" else -math.inf
+        self.bad = self.cool = 0
+
+    def step(self, metric):
+        if self.mode == "min":
+            better = metric < self.best * (1 - self.threshold)
+        else:
+            better = metric > self.best * (1 - self.threshold)
+        if better:
+            self.best, self.bad = metric, 0
+        else:
+            self.bad += 1
+        if self.cool > 0:
+            self.cool -= 1
+            self.bad = 0
+        if self.bad > self.patience:
+            new = max(self.factor * self.lr, self.min_lr)
+            if self.lr - new > self.eps:
+                self.lr = new
+            self.cool = self.cooldown
+            self.bad = 0
+        return self.lr
+
+
+@misconception(
+    "plateau",
+    hint="The rate is lowered by however little. A change of at most eps is to be left out.",
+)
+class Plateau:
+    def __init__(
+        self,
+        lr,
+        mode="min",
+        factor=0.1,
+        patience=10,
+        cooldown=0,
+        threshold=1e-4,
+        min_lr=0.0,
+        eps=1e-8,
+    ):
+        if mode not in ("min", "max") or factor >= 1:
+            raise ValueError("bad")
+        self.lr, self.mode, self.factor = lr, mode, factor
+        self.patience, self.cooldown, self.threshold = patience, cooldown, threshold
+        self.min_lr, self.eps = min_lr, eps
+        self.best = math.inf if mode == "min" else -math.inf
+        self.bad = self.cool = 0
+
+    def step(self, metric):
+        if self.mode == "min":
+            better = metric < self.best * (1 - self.threshold)
+        else:
+            better = metric > self.best * (1 + self.threshold)
+        if better:
+            self.best, self.bad = metric, 0
+        else:
+            self.bad += 1
+        if self.cool > 0:
+            self.cool -= 1
+            self.bad = 0
+        if self.bad > self.patience:
+            new = max(self.factor * self.lr, self.min_lr)
+            self.lr = new
+            self.cool = self.cooldown
+            self.bad = 0
+        return self.lr
+
+
+@misconception(
+    "plateau",
+    hint="A change of exactly eps is taken. It should be left out: only a change of more than eps "
+    "counts.",
+)
+class Plateau:
+    def __init__(
+        self,
+        lr,
+        mode="min",
+        factor=0.1,
+        patience=10,
+        cooldown=0,
+        threshold=1e-4,
+        min_lr=0.0,
+        eps=1e-8,
+    ):
+        if mode not in ("min", "max") or factor >= 1:
+            raise ValueError("bad")
+        self.lr, self.mode, self.factor = lr, mode, factor
+        self.patience, self.cooldown, self.threshold = patience, cooldown, threshold
+        self.min_lr, self.eps = min_lr, eps
+        self.best = math.inf if mode == "min" else -math.inf
+        self.bad = self.cool = 0
+
+    def step(self, metric):
+        if self.mode == "min":
+            better = metric < self.best * (1 - self.threshold)
+        else:
+            better = metric > self.best * (1 + self.threshold)
+        if better:
+            self.best, self.bad = metric, 0
+        else:
+            self.bad += 1
+        if self.cool > 0:
+            self.cool -= 1
+            self.bad = 0
+        if self.bad > self.patience:
+            new = max(self.factor * self.lr, self.min_lr)
+            if self.lr - new >= self.eps:
+                self.lr = new
+            self.cool = self.cooldown
+            self.bad = 0
+        return self.lr
+
+
+@misconception(
+    "plateau",
+    hint="The cooldown is looked at after the lowering. Rule 2 comes before rule 3: in a cooldown "
+    "the count is zero, bad or not.",
+)
+class Plateau:
+    def __init__(
+        self,
+        lr,
+        mode="min",
+        factor=0.1,
+        patience=10,
+        cooldown=0,
+        threshold=1e-4,
+        min_lr=0.0,
+        eps=1e-8,
+    ):
+        if mode not in ("min", "max") or factor >= 1:
+            raise ValueError("bad")
+        self.lr, self.mode, self.factor = lr, mode, factor
+        self.patience, self.cooldown, self.threshold = patience, cooldown, threshold
+        self.min_lr, self.eps = min_lr, eps
+        self.best = math.inf if mode == "min" else -math.inf
+        self.bad = self.cool = 0
+
+    def step(self, metric):
+        if self.mode == "min":
+            better = metric < self.best * (1 - self.threshold)
+        else:
+            better = metric > self.best * (1 + self.threshold)
+        if better:
+            self.best, self.bad = metric, 0
+        else:
+            self.bad += 1
+        if self.bad > self.patience:
+            new = max(self.factor * self.lr, self.min_lr)
+            if self.lr - new > self.eps:
+                self.lr = new
+            self.cool = self.cooldown
+            self.bad = 0
+        elif self.cool > 0:
+            self.cool -= 1
+            self.bad = 0
+        return self.lr
+
+
 # --- warmup ----------------------------------------------------------------------------------
 
 
@@ -1273,3 +3494,89 @@ def scaled_lr(batch, ref_lr=0.1, ref_batch=256):
 )
 def scaled_lr(batch, ref_lr=0.1, ref_batch=256):
     return ref_lr * ref_batch / batch
+
+
+@misconception(
+    "warmup",
+    hint="The warm-up goes on for one step too long, above the base rate. Step `warmup` belongs to"
+    " the cosine.",
+)
+def warmup_cosine(step, total, warmup, base, final=0.0):
+    if not 0 <= warmup <= total:
+        raise ValueError("warmup")
+    if step >= total:
+        return final
+    if step <= warmup:
+        return base * (step + 1) / warmup
+    done = (step - warmup) / (total - warmup)
+    return final + (base - final) * (1 + math.cos(math.pi * done)) / 2
+
+
+@misconception(
+    "warmup",
+    hint="The cosine falls to zero and then jumps to `final`. It should fall from base to final.",
+)
+def warmup_cosine(step, total, warmup, base, final=0.0):
+    if not 0 <= warmup <= total:
+        raise ValueError("warmup")
+    if step >= total:
+        return final
+    if step < warmup:
+        return base * (step + 1) / warmup
+    done = (step - warmup) / (total - warmup)
+    return base * (1 + math.cos(math.pi * done)) / 2
+
+
+@misconception(
+    "warmup",
+    hint="This is a quarter of a cosine, which arrives with full speed. Half of one, (1 + cos(pi "
+    "x)) / 2, is flat at both ends.",
+)
+def warmup_cosine(step, total, warmup, base, final=0.0):
+    if not 0 <= warmup <= total:
+        raise ValueError("warmup")
+    if step >= total:
+        return final
+    if step < warmup:
+        return base * (step + 1) / warmup
+    done = (step - warmup) / (total - warmup)
+    return final + (base - final) * math.cos(math.pi / 2 * done)
+
+
+@misconception(
+    "warmup", hint="The cosine arrives one step too early. Its progress is 1 at step `total`."
+)
+def warmup_cosine(step, total, warmup, base, final=0.0):
+    if not 0 <= warmup <= total:
+        raise ValueError("warmup")
+    if step >= total:
+        return final
+    if step < warmup:
+        return base * (step + 1) / warmup
+    done = (step - warmup) / (total - 1 - warmup)
+    return final + (base - final) * (1 + math.cos(math.pi * done)) / 2
+
+
+@misconception(
+    "warmup",
+    hint="The warm-up starts from `final`. It is a share of the base rate alone: base * (s + 1) / "
+    "warmup.",
+)
+def warmup_cosine(step, total, warmup, base, final=0.0):
+    if not 0 <= warmup <= total:
+        raise ValueError("warmup")
+    if step >= total:
+        return final
+    if step < warmup:
+        return final + (base - final) * (step + 1) / warmup
+    done = (step - warmup) / (total - warmup)
+    return final + (base - final) * (1 + math.cos(math.pi * done)) / 2
+
+
+@misconception(
+    "warmup",
+    hint="`//` cuts the ratio off to a whole number: below the reference batch the rate becomes "
+    "zero.",
+)
+def scaled_lr(batch, ref_lr=0.1, ref_batch=256):
+    return ref_lr * (batch // ref_batch)

@@ -674,7 +674,7 @@ def test_framework_matches_torch(student, device, rule, gaps):
         assert_close(path[t], expected[t], f"the parameters after step {t + 1}")
 
 
-@pytest.mark.exercise("optimizer", points=3)
+@pytest.mark.exercise("optimizer", points=2)
 @pytest.mark.parametrize("rule", list(RULES))
 @pytest.mark.parametrize("save_at", [0, 1, 5])
 def test_resume(student, device, rule, save_at):
@@ -790,6 +790,12 @@ def refuse(student, case):
     saved = student.Optimizer([{"params": [a]}, {"params": [b]}], defaults).state_dict()
     if case == "load other sizes":
         student.Optimizer([a, b], defaults).load_state_dict(saved)
+    if case == "load fewer parameters":
+        fewer = student.Optimizer([a], defaults).state_dict()
+        student.Optimizer([a, b], defaults).load_state_dict(fewer)
+    if case == "load more parameters":
+        more = student.Optimizer([a, b], defaults).state_dict()
+        student.Optimizer([a], defaults).load_state_dict(more)
     if case == "load fewer groups":
         student.Optimizer([a], defaults).load_state_dict(saved)
     if case == "load more groups":
@@ -810,6 +816,8 @@ def refuse(student, case):
         "added again",
         "added empty",
         "load other sizes",
+        "load fewer parameters",
+        "load more parameters",
         "load fewer groups",
         "load more groups",
     ],
@@ -820,6 +828,41 @@ def test_optimizer_errors(student, case):
     assert_equal(student.run(refuse, "equal values are fine"), 2, "two parameters of equal value")
     with raises(ValueError):
         student.run(refuse, case)
+
+
+@probe
+def back_to_the_start(student, again):
+    """Load a state that was saved before the first step into an optimizer that has moved on."""
+
+    def velocity(g, state, group):
+        state["v"] = 0.5 * state.get("v", torch.zeros_like(g)) + g
+        return state["v"]
+
+    def one(g, state, group):
+        return torch.ones_like(g)
+
+    p = torch.zeros(2, requires_grad=True)
+    optimizer = student.Optimizer([p], {"lr": 0.1})
+    saved = optimizer.state_dict()
+    sizes = []
+    for turn in range(3):
+        if turn == 2 and again:
+            optimizer.load_state_dict(saved)
+        before = p.detach().clone()
+        p.grad = torch.ones(2)
+        optimizer.step(velocity, one)
+        sizes.append((before - p.detach())[0].item())
+    return sizes, optimizer.state_dict()["state"][0]["step"]
+
+
+@pytest.mark.exercise("optimizer", points=1)
+@pytest.mark.parametrize("again", [True, False])
+def test_loading_replaces_the_state(student, again):
+    """`load_state_dict` should replace the states: what is not in `saved` is forgotten."""
+    sizes, count = student.run(back_to_the_start, again)
+    third = 0.1 if again else 0.175
+    assert_close(sizes, [0.1, 0.15, third], "the lengths of the three steps", rtol=1e-5)
+    assert_equal(count, 1 if again else 3, "the step count after them")
 
 
 @probe
@@ -869,8 +912,9 @@ def torch_rates(scheduler, base, kw, epochs=40):
 def schedule_case(student, kind, scheduler, base, kw):
     first, second = torch_rates(scheduler, base, kw)
     for rate, expected in ((base, first), (base / 4, second)):
-        got = [student.lr_at(kind, epoch, rate, **kw) for epoch in range(40)]
-        assert_close(got, expected, f"lr_at('{kind}', epoch, {rate}) for epochs 0 to 39")
+        for epoch in range(40):
+            got = student.lr_at(kind, epoch, rate, **kw)
+            assert_close(got, expected[epoch], f"the rate at epoch {epoch}")
 
 
 @pytest.mark.exercise("schedules", points=2)
@@ -1086,8 +1130,9 @@ def test_warmup_matches_torch(student, total, warmup, base, final):
         expected.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
-    got = [student.warmup_cosine(t, total, warmup, base, final) for t in range(total + 1)]
-    assert_close(got, expected, f"warmup_cosine for steps 0 to {total}")
+    for t in range(total + 1):
+        got = student.warmup_cosine(t, total, warmup, base, final)
+        assert_close(got, expected[t], f"the rate at step {t}")
 
 
 @pytest.mark.exercise("warmup", points=1)
