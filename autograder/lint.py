@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from autograder.chapters import Chapter, ChapterError, chapter_ids, load, syllabus
@@ -237,6 +238,19 @@ def quiz_is_plain(chapter: Chapter, root: Path) -> Iterator[str]:
                 )
 
 
+def tables_have_words(chapter: Chapter, root: Path) -> Iterator[str]:
+    for cell in chapter.notebook.cells:
+        lines = cell.source.splitlines() if cell.cell_type == "markdown" else []
+        for header, rule in pairwise(lines):
+            if header.startswith("|") and re.fullmatch(r"\|[\s:|-]+", rule):
+                for name in header.strip().strip("|").split("|"):
+                    if not re.sub(r"\$[^$]*\$", "", name).strip():
+                        yield (
+                            "A screen reader needs a word in every header of a table: "
+                            f"“{header[:60]}” has a cell that is empty or mathematics alone."
+                        )
+
+
 def header_is_complete(chapter: Chapter, root: Path) -> Iterator[str]:
     for key in ("prerequisites", "data", "objectives", "glossary"):
         if key not in chapter.meta:
@@ -264,4 +278,5 @@ RULES: tuple[Callable[[Chapter, Path], Iterator[str]], ...] = (
     code_is_readable,
     text_has_a_plain_form,
     quiz_is_plain,
+    tables_have_words,
 )

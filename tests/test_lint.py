@@ -31,6 +31,7 @@ BREACHES = [
     ("chapter.md", ":::{note}", ":::{youtube}", "{youtube} has no plain form"),
     ("chapter.md", "Look.", "<details><summary>$x_t$</summary>Yes.</details>", "is not typeset"),
     ("chapter.md", "Look.", "<details><summary>`x`</summary>Yes.</details>", "<code>"),
+    ("chapter.md", "Look.", "| mode | $x$ |\n|---|---|\n| a | 1 |", "A screen reader"),
     ("chapter.md", "  data: none\n", "", "The header has no `data`"),
     ("chapter.md", "zh: 加倍, ", "", "“doubling” needs `zh` and `means`"),
     ("tests.py", "points=40", "points=30", "tests of double give 50 points, not 60"),

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from course.testing import assert_close, assert_equal, assert_true, probe, raises, unchanged
+from course.testing import assert_close, assert_equal, probe, raises, unchanged
 
 HINTS = {
     "bn": [
@@ -369,7 +369,7 @@ def one_epoch(student):
     body = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.ReLU())
     net = nn.Sequential(body, nn.Sequential(nn.Linear(4, 2), nn.Dropout(0.5)))
     x = torch.linspace(-2, 5, 30).view(10, 3)
-    body.eval()
+    net.eval()
     before = body(x).detach()
     student.start_epoch(net)
     head = net[1].training
@@ -384,5 +384,6 @@ def test_frozen(student):
     """After `start_epoch` the body computes the same before and after a step; the head learns."""
     before, after, head, none, learns = student.run(one_epoch)
     assert_close(after, before, "the body's features after a training step")
-    assert_true(none, "The body's parameters should get no gradient.")
-    assert_true(head and learns, "The head should be in training mode and get gradients.")
+    assert_equal(none, True, "whether the body's parameters get no gradient")
+    assert_equal(head, True, "whether the head is in training mode")
+    assert_equal(learns, True, "whether the head's parameters get a gradient")

@@ -440,6 +440,235 @@ class MyBatchNorm(nn.Module):
         return y
 
 
+@misconception(
+    "bn",
+    hint="The mean is detached, but not the variance. Gradients must flow through both, in training; only the running statistics carry none.",
+)
+class MyBatchNorm(nn.Module):
+    def __init__(self, C, eps=1e-5, momentum=0.1, affine=True, track=True):
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.affine, self.track = affine, track
+        self.weight = nn.Parameter(torch.ones(C)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(C)) if affine else None
+        self.register_buffer("running_mean", torch.zeros(C) if track else None)
+        self.register_buffer("running_var", torch.ones(C) if track else None)
+        self.register_buffer("num_batches_tracked", torch.tensor(0) if track else None)
+
+    def forward(self, x):
+        axes = [0, *range(2, x.dim())]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        mean, var = self.running_mean, self.running_var
+        if self.training or not self.track:
+            m = x.numel() // x.shape[1]
+            if m == 1:
+                raise ValueError("one value per channel has no variance")
+            mean, var = x.detach().mean(axes), x.var(axes, correction=0)
+        if self.training and self.track:
+            self.num_batches_tracked += 1
+            r = self.momentum
+            if r is None:
+                r = 1 / self.num_batches_tracked.item()
+            with torch.no_grad():
+                self.running_mean += r * (mean - self.running_mean)
+                self.running_var += r * (var * m / (m - 1) - self.running_var)
+        y = (x - mean.view(shape)) / torch.sqrt(var.view(shape) + self.eps)
+        if self.affine:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y
+
+
+@misconception(
+    "bn",
+    hint="With momentum=None the step is 1 / (t + 1): the batch is counted twice, and the start value 0 gets a weight. The first batch should have the weight 1: count first, then divide by the count.",
+)
+class MyBatchNorm(nn.Module):
+    def __init__(self, C, eps=1e-5, momentum=0.1, affine=True, track=True):
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.affine, self.track = affine, track
+        self.weight = nn.Parameter(torch.ones(C)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(C)) if affine else None
+        self.register_buffer("running_mean", torch.zeros(C) if track else None)
+        self.register_buffer("running_var", torch.ones(C) if track else None)
+        self.register_buffer("num_batches_tracked", torch.tensor(0) if track else None)
+
+    def forward(self, x):
+        axes = [0, *range(2, x.dim())]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        mean, var = self.running_mean, self.running_var
+        if self.training or not self.track:
+            m = x.numel() // x.shape[1]
+            if m == 1:
+                raise ValueError("one value per channel has no variance")
+            mean, var = x.mean(axes), x.var(axes, correction=0)
+        if self.training and self.track:
+            self.num_batches_tracked += 1
+            r = self.momentum
+            if r is None:
+                r = 1 / (self.num_batches_tracked.item() + 1)
+            with torch.no_grad():
+                self.running_mean += r * (mean - self.running_mean)
+                self.running_var += r * (var * m / (m - 1) - self.running_var)
+        y = (x - mean.view(shape)) / torch.sqrt(var.view(shape) + self.eps)
+        if self.affine:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y
+
+
+@misconception(
+    "bn",
+    hint="One example is refused, although it may have many positions. What counts is the number of values in a channel, batch times positions.",
+)
+class MyBatchNorm(nn.Module):
+    def __init__(self, C, eps=1e-5, momentum=0.1, affine=True, track=True):
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.affine, self.track = affine, track
+        self.weight = nn.Parameter(torch.ones(C)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(C)) if affine else None
+        self.register_buffer("running_mean", torch.zeros(C) if track else None)
+        self.register_buffer("running_var", torch.ones(C) if track else None)
+        self.register_buffer("num_batches_tracked", torch.tensor(0) if track else None)
+
+    def forward(self, x):
+        axes = [0, *range(2, x.dim())]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        mean, var = self.running_mean, self.running_var
+        if self.training or not self.track:
+            m = x.numel() // x.shape[1]
+            if x.shape[0] == 1:
+                raise ValueError("one value per channel has no variance")
+            mean, var = x.mean(axes), x.var(axes, correction=0)
+        if self.training and self.track:
+            self.num_batches_tracked += 1
+            r = self.momentum
+            if r is None:
+                r = 1 / self.num_batches_tracked.item()
+            with torch.no_grad():
+                self.running_mean += r * (mean - self.running_mean)
+                self.running_var += r * (var * m / (m - 1) - self.running_var)
+        y = (x - mean.view(shape)) / torch.sqrt(var.view(shape) + self.eps)
+        if self.affine:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y
+
+
+@misconception(
+    "bn",
+    hint="The running statistics carry a gradient: through them each batch would hold on to the graphs of all batches before. Detach what goes into them, or move them under `torch.no_grad()`.",
+)
+class MyBatchNorm(nn.Module):
+    def __init__(self, C, eps=1e-5, momentum=0.1, affine=True, track=True):
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.affine, self.track = affine, track
+        self.weight = nn.Parameter(torch.ones(C)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(C)) if affine else None
+        self.register_buffer("running_mean", torch.zeros(C) if track else None)
+        self.register_buffer("running_var", torch.ones(C) if track else None)
+        self.register_buffer("num_batches_tracked", torch.tensor(0) if track else None)
+
+    def forward(self, x):
+        axes = [0, *range(2, x.dim())]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        mean, var = self.running_mean, self.running_var
+        if self.training or not self.track:
+            m = x.numel() // x.shape[1]
+            if m == 1:
+                raise ValueError("one value per channel has no variance")
+            mean, var = x.mean(axes), x.var(axes, correction=0)
+        if self.training and self.track:
+            self.num_batches_tracked += 1
+            r = self.momentum
+            if r is None:
+                r = 1 / self.num_batches_tracked.item()
+            self.running_mean = self.running_mean + r * (mean - self.running_mean)
+            self.running_var = self.running_var + r * (var * m / (m - 1) - self.running_var)
+        y = (x - mean.view(shape)) / torch.sqrt(var.view(shape) + self.eps)
+        if self.affine:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y
+
+
+@misconception(
+    "bn",
+    hint="Without running statistics, evaluation uses mean 0 and variance 1. With track=False the layer has nothing but the batch: use its statistics in both modes.",
+)
+class MyBatchNorm(nn.Module):
+    def __init__(self, C, eps=1e-5, momentum=0.1, affine=True, track=True):
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.affine, self.track = affine, track
+        self.weight = nn.Parameter(torch.ones(C)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(C)) if affine else None
+        self.register_buffer("running_mean", torch.zeros(C) if track else None)
+        self.register_buffer("running_var", torch.ones(C) if track else None)
+        self.register_buffer("num_batches_tracked", torch.tensor(0) if track else None)
+
+    def forward(self, x):
+        axes = [0, *range(2, x.dim())]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        mean, var = self.running_mean, self.running_var
+        if not self.track:
+            mean, var = torch.zeros(x.shape[1]).to(x), torch.ones(x.shape[1]).to(x)
+        if self.training:
+            m = x.numel() // x.shape[1]
+            if m == 1:
+                raise ValueError("one value per channel has no variance")
+            mean, var = x.mean(axes), x.var(axes, correction=0)
+        if self.training and self.track:
+            self.num_batches_tracked += 1
+            r = self.momentum
+            if r is None:
+                r = 1 / self.num_batches_tracked.item()
+            with torch.no_grad():
+                self.running_mean += r * (mean - self.running_mean)
+                self.running_var += r * (var * m / (m - 1) - self.running_var)
+        y = (x - mean.view(shape)) / torch.sqrt(var.view(shape) + self.eps)
+        if self.affine:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y
+
+
+@misconception(
+    "bn",
+    hint="The counter of batches is no integer. num_batches_tracked is an int64 buffer; floating-point buffers change their dtype with `net.double()` or `net.half()`.",
+)
+class MyBatchNorm(nn.Module):
+    def __init__(self, C, eps=1e-5, momentum=0.1, affine=True, track=True):
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.affine, self.track = affine, track
+        self.weight = nn.Parameter(torch.ones(C)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(C)) if affine else None
+        self.register_buffer("running_mean", torch.zeros(C) if track else None)
+        self.register_buffer("running_var", torch.ones(C) if track else None)
+        self.register_buffer("num_batches_tracked", torch.tensor(0.0) if track else None)
+
+    def forward(self, x):
+        axes = [0, *range(2, x.dim())]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        mean, var = self.running_mean, self.running_var
+        if self.training or not self.track:
+            m = x.numel() // x.shape[1]
+            if m == 1:
+                raise ValueError("one value per channel has no variance")
+            mean, var = x.mean(axes), x.var(axes, correction=0)
+        if self.training and self.track:
+            self.num_batches_tracked += 1
+            r = self.momentum
+            if r is None:
+                r = 1 / self.num_batches_tracked.item()
+            with torch.no_grad():
+                self.running_mean += r * (mean - self.running_mean)
+                self.running_var += r * (var * m / (m - 1) - self.running_var)
+        y = (x - mean.view(shape)) / torch.sqrt(var.view(shape) + self.eps)
+        if self.affine:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y
+
+
 # --- bnback ----------------------------------------------------------------------------------
 
 
@@ -535,6 +764,74 @@ def bn_backward(dy, cache):
     mean = dy.mean(axes, keepdim=True)
     dx = (dy - mean - xhat * (dy * xhat).mean(axes, keepdim=True)) * (gamma * std).view(shape)
     return dx, (dy * xhat).sum(axes), dy.sum(axes)
+
+
+@misconception(
+    "bnback",
+    hint="The two sums are subtracted as they are. The formula has means: divide them by the "
+    "number of values in a channel.",
+)
+def bn_backward(dy, cache):
+    xhat, gamma, std = cache
+    axes = [0, *range(2, dy.dim())]
+    shape = [1, -1] + [1] * (dy.dim() - 2)
+    dgamma, dbeta = (dy * xhat).sum(axes), dy.sum(axes)
+    dx = dy - xhat * dgamma.view(shape) - dbeta.view(shape)
+    return (gamma / std).view(shape) * dx, dgamma, dbeta
+
+
+@misconception(
+    "bnback",
+    hint="The order is wrong: first dx, then dgamma, then dbeta.",
+)
+def bn_backward(dy, cache):
+    xhat, gamma, std = cache
+    axes = [0, *range(2, dy.dim())]
+    shape = [1, -1] + [1] * (dy.dim() - 2)
+    mean = dy.mean(axes, keepdim=True)
+    dx = dy - mean - xhat * (dy * xhat).mean(axes, keepdim=True)
+    return (gamma / std).view(shape) * dx, dy.sum(axes), (dy * xhat).sum(axes)
+
+
+@misconception(
+    "bnback",
+    hint="dx is divided by the variance. The third number of the cache is the standard deviation "
+    "already, and the formula divides by it once.",
+)
+def bn_backward(dy, cache):
+    xhat, gamma, std = cache
+    axes = [0, *range(2, dy.dim())]
+    shape = [1, -1] + [1] * (dy.dim() - 2)
+    mean = dy.mean(axes, keepdim=True)
+    dx = dy - mean - xhat * (dy * xhat).mean(axes, keepdim=True)
+    return (gamma / std**2).view(shape) * dx, (dy * xhat).sum(axes), dy.sum(axes)
+
+
+@misconception(
+    "bnback",
+    hint="The mean of g·xhat is subtracted as a constant. It belongs to the direction xhat: "
+    "multiply it by xhat of each value.",
+)
+def bn_backward(dy, cache):
+    xhat, gamma, std = cache
+    axes = [0, *range(2, dy.dim())]
+    shape = [1, -1] + [1] * (dy.dim() - 2)
+    dx = dy - dy.mean(axes, keepdim=True) - (dy * xhat).mean(axes, keepdim=True)
+    return (gamma / std).view(shape) * dx, (dy * xhat).sum(axes), dy.sum(axes)
+
+
+@misconception(
+    "bnback",
+    hint="The two parts are added; they are taken away from the gradient, so that nothing is left "
+    "of its mean and of its part along xhat.",
+)
+def bn_backward(dy, cache):
+    xhat, gamma, std = cache
+    axes = [0, *range(2, dy.dim())]
+    shape = [1, -1] + [1] * (dy.dim() - 2)
+    mean = dy.mean(axes, keepdim=True)
+    dx = dy + mean + xhat * (dy * xhat).mean(axes, keepdim=True)
+    return (gamma / std).view(shape) * dx, (dy * xhat).sum(axes), dy.sum(axes)
 
 
 # --- family ----------------------------------------------------------------------------------
@@ -645,6 +942,64 @@ def group_norm(x, G, gamma, beta):
     mean = groups.mean(2, keepdim=True)
     var = groups.var(2, keepdim=True, correction=0)
     return ((groups - mean) / torch.sqrt(var + 1e-5)).reshape(x.shape)
+
+
+@misconception(
+    "family",
+    hint="x itself is changed. A layer must leave its input alone: `x - mean` makes a new tensor, "
+    "`x -= mean` does not.",
+)
+def normalize(x, axes, eps):
+    std = torch.sqrt(x.var(axes, keepdim=True, correction=0) + eps)
+    x -= x.mean(axes, keepdim=True)
+    return x / std
+
+
+@misconception(
+    "family",
+    hint="gamma and beta are used as they are, so that they meet the last axis. They belong to "
+    "the channels: give them the shape (1, C, 1, …).",
+)
+def group_norm(x, G, gamma, beta):
+    N, C = x.shape[:2]
+    if C % G:
+        raise ValueError("G does not divide C")
+    groups = x.reshape(N, G, -1)
+    mean = groups.mean(2, keepdim=True)
+    var = groups.var(2, keepdim=True, correction=0)
+    return ((groups - mean) / torch.sqrt(var + 1e-5)).reshape(x.shape) * gamma + beta
+
+
+@misconception(
+    "family",
+    hint="Each position has statistics of its own: only the channels of a group are averaged. Its "
+    "positions belong to the group, too.",
+)
+def group_norm(x, G, gamma, beta):
+    N, C = x.shape[:2]
+    if C % G:
+        raise ValueError("G does not divide C")
+    groups = x.reshape(N, G, C // G, -1)
+    mean = groups.mean(2, keepdim=True)
+    var = groups.var(2, keepdim=True, correction=0)
+    xhat = ((groups - mean) / torch.sqrt(var + 1e-5)).reshape(x.shape)
+    shape = [1, C] + [1] * (x.dim() - 2)
+    return gamma.view(shape) * xhat + beta.view(shape)
+
+
+@misconception(
+    "family",
+    hint="A number of groups that does not divide the channels should raise a ValueError. "
+    "`reshape` does not notice it, where the positions happen to fit.",
+)
+def group_norm(x, G, gamma, beta):
+    N, C = x.shape[:2]
+    groups = x.reshape(N, G, -1)
+    mean = groups.mean(2, keepdim=True)
+    var = groups.var(2, keepdim=True, correction=0)
+    xhat = ((groups - mean) / torch.sqrt(var + 1e-5)).reshape(x.shape)
+    shape = [1, C] + [1] * (x.dim() - 2)
+    return gamma.view(shape) * xhat + beta.view(shape)
 
 
 # --- fold ------------------------------------------------------------------------------------
@@ -758,6 +1113,181 @@ def fold_conv_bn(conv, bn):
     return folded
 
 
+@misconception(
+    "fold",
+    hint="The weights are divided by the variance. BN divides by its root.",
+)
+def fold_conv_bn(conv, bn):
+    if bn.running_mean is None:
+        raise ValueError("no running statistics")
+    std = bn.running_var + bn.eps
+    gamma = torch.ones_like(std) if bn.weight is None else bn.weight
+    beta = torch.zeros_like(std) if bn.bias is None else bn.bias
+    b = torch.zeros_like(std) if conv.bias is None else conv.bias
+    folded = copy.deepcopy(conv)
+    folded.weight = nn.Parameter((conv.weight * (gamma / std)[:, None, None, None]).detach())
+    folded.bias = nn.Parameter((gamma / std * (b - bn.running_mean) + beta).detach())
+    return folded
+
+
+@misconception(
+    "fold",
+    hint="eps is a fixed 1e-5. A batch norm carries its own: use `bn.eps`.",
+)
+def fold_conv_bn(conv, bn):
+    if bn.running_mean is None:
+        raise ValueError("no running statistics")
+    std = torch.sqrt(bn.running_var + 1e-5)
+    gamma = torch.ones_like(std) if bn.weight is None else bn.weight
+    beta = torch.zeros_like(std) if bn.bias is None else bn.bias
+    b = torch.zeros_like(std) if conv.bias is None else conv.bias
+    folded = copy.deepcopy(conv)
+    folded.weight = nn.Parameter((conv.weight * (gamma / std)[:, None, None, None]).detach())
+    folded.bias = nn.Parameter((gamma / std * (b - bn.running_mean) + beta).detach())
+    return folded
+
+
+@misconception(
+    "fold",
+    hint="The factor runs along the second axis of the weight, that of the inputs. It belongs to the outputs, the first axis.",
+)
+def fold_conv_bn(conv, bn):
+    if bn.running_mean is None:
+        raise ValueError("no running statistics")
+    std = torch.sqrt(bn.running_var + bn.eps)
+    gamma = torch.ones_like(std) if bn.weight is None else bn.weight
+    beta = torch.zeros_like(std) if bn.bias is None else bn.bias
+    b = torch.zeros_like(std) if conv.bias is None else conv.bias
+    folded = copy.deepcopy(conv)
+    folded.weight = nn.Parameter((conv.weight * (gamma / std)[None, :, None, None]).detach())
+    folded.bias = nn.Parameter((gamma / std * (b - bn.running_mean) + beta).detach())
+    return folded
+
+
+@misconception(
+    "fold",
+    hint="beta is forgotten: it is added to the new bias as it is.",
+)
+def fold_conv_bn(conv, bn):
+    if bn.running_mean is None:
+        raise ValueError("no running statistics")
+    std = torch.sqrt(bn.running_var + bn.eps)
+    gamma = torch.ones_like(std) if bn.weight is None else bn.weight
+    b = torch.zeros_like(std) if conv.bias is None else conv.bias
+    folded = copy.deepcopy(conv)
+    folded.weight = nn.Parameter((conv.weight * (gamma / std)[:, None, None, None]).detach())
+    folded.bias = nn.Parameter((gamma / std * (b - bn.running_mean)).detach())
+    return folded
+
+
+@misconception(
+    "fold",
+    hint="A batch norm with affine=False has no gamma and no beta: take 1 and 0.",
+)
+def fold_conv_bn(conv, bn):
+    if bn.running_mean is None:
+        raise ValueError("no running statistics")
+    std = torch.sqrt(bn.running_var + bn.eps)
+    gamma = bn.weight
+    beta = bn.bias
+    b = torch.zeros_like(std) if conv.bias is None else conv.bias
+    folded = copy.deepcopy(conv)
+    folded.weight = nn.Parameter((conv.weight * (gamma / std)[:, None, None, None]).detach())
+    folded.bias = nn.Parameter((gamma / std * (b - bn.running_mean) + beta).detach())
+    return folded
+
+
+@misconception(
+    "fold",
+    hint="Without running statistics there is nothing to fold. Ask for them before you calculate, and raise a ValueError.",
+)
+def fold_conv_bn(conv, bn):
+    std = torch.sqrt(bn.running_var + bn.eps)
+    gamma = torch.ones_like(std) if bn.weight is None else bn.weight
+    beta = torch.zeros_like(std) if bn.bias is None else bn.bias
+    b = torch.zeros_like(std) if conv.bias is None else conv.bias
+    folded = copy.deepcopy(conv)
+    folded.weight = nn.Parameter((conv.weight * (gamma / std)[:, None, None, None]).detach())
+    folded.bias = nn.Parameter((gamma / std * (b - bn.running_mean) + beta).detach())
+    return folded
+
+
+@misconception(
+    "fold",
+    hint="The padding mode is lost: the new layer pads with zeros.",
+)
+def fold_conv_bn(conv, bn):
+    if bn.running_mean is None:
+        raise ValueError("no running statistics")
+    std = torch.sqrt(bn.running_var + bn.eps)
+    gamma = torch.ones_like(std) if bn.weight is None else bn.weight
+    beta = torch.zeros_like(std) if bn.bias is None else bn.bias
+    b = torch.zeros_like(std) if conv.bias is None else conv.bias
+    folded = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        conv.groups,
+    ).to(conv.weight)
+    folded.weight = nn.Parameter((conv.weight * (gamma / std)[:, None, None, None]).detach())
+    folded.bias = nn.Parameter((gamma / std * (b - bn.running_mean) + beta).detach())
+    return folded
+
+
+@misconception(
+    "fold",
+    hint="Dilation and groups are lost. With groups a filter sees only a part of the input channels, so the new layer needs them, too.",
+)
+def fold_conv_bn(conv, bn):
+    if bn.running_mean is None:
+        raise ValueError("no running statistics")
+    std = torch.sqrt(bn.running_var + bn.eps)
+    gamma = torch.ones_like(std) if bn.weight is None else bn.weight
+    beta = torch.zeros_like(std) if bn.bias is None else bn.bias
+    b = torch.zeros_like(std) if conv.bias is None else conv.bias
+    folded = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+    ).to(conv.weight)
+    with torch.no_grad():
+        folded.weight.copy_(conv.weight * (gamma / std)[:, None, None, None])
+        folded.bias.copy_(gamma / std * (b - bn.running_mean) + beta)
+    return folded
+
+
+@misconception(
+    "fold",
+    hint="The new layer has torch's default dtype and device. `.to(conv.weight)` gives it the old one's.",
+)
+def fold_conv_bn(conv, bn):
+    if bn.running_mean is None:
+        raise ValueError("no running statistics")
+    std = torch.sqrt(bn.running_var + bn.eps)
+    gamma = torch.ones_like(std) if bn.weight is None else bn.weight
+    beta = torch.zeros_like(std) if bn.bias is None else bn.bias
+    b = torch.zeros_like(std) if conv.bias is None else conv.bias
+    folded = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        conv.groups,
+        padding_mode=conv.padding_mode,
+    )
+    with torch.no_grad():
+        folded.weight.copy_(conv.weight * (gamma / std)[:, None, None, None])
+        folded.bias.copy_(gamma / std * (b - bn.running_mean) + beta)
+    return folded
+
+
 # --- shift -----------------------------------------------------------------------------------
 
 
@@ -867,6 +1397,20 @@ def measure(keep, x, n):
     return x.var().item() / (total / n)
 
 
+@misconception(
+    "shift",
+    hint="The mean of n ratios is taken. Asked is the variance of x over the mean of the n "
+    "variances: a running variance averages variances.",
+)
+def measure(keep, x, n):
+    if not 0 < keep <= 1:
+        raise ValueError("keep is no probability above 0")
+    total = 0.0
+    for _ in range(n):
+        total += (x.var() / (x * (torch.rand_like(x) < keep) / keep).var()).item()
+    return total / n
+
+
 # --- zerogamma -------------------------------------------------------------------------------
 
 
@@ -964,3 +1508,131 @@ def zero_init_last_bn(net):
             nn.init.zeros_(block.body[-1].weight)
             count += 1
     return count
+
+
+@misconception(
+    "zerogamma",
+    hint="The last batch norm of one block is kept for the next: a body without any is counted, too. Start the search anew in every block.",
+)
+def zero_init_last_bn(net):
+    kinds, count = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), 0
+    last = None
+    for block in net.modules():
+        if isinstance(block, Residual):
+            for m in block.body.modules():
+                last = m if isinstance(m, kinds) else last
+            if last is not None:
+                nn.init.zeros_(last.weight)
+                count += 1
+    return count
+
+
+@misconception(
+    "zerogamma",
+    hint="beta is set to zero as well. It is 0 in a new batch norm, but not in a trained one: nothing but gamma should change.",
+)
+def zero_init_last_bn(net):
+    kinds, count = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), 0
+    for block in net.modules():
+        if isinstance(block, Residual):
+            norms = [m for m in block.body.modules() if isinstance(m, kinds)]
+            if norms:
+                nn.init.zeros_(norms[-1].weight)
+                nn.init.zeros_(norms[-1].bias)
+                count += 1
+    return count
+
+
+@misconception(
+    "zerogamma",
+    hint="Only nn.BatchNorm2d is looked for. There are blocks with nn.BatchNorm1d and 3d, too.",
+)
+def zero_init_last_bn(net):
+    kinds, count = nn.BatchNorm2d, 0
+    for block in net.modules():
+        if isinstance(block, Residual):
+            norms = [m for m in block.body.modules() if isinstance(m, kinds)]
+            if norms:
+                nn.init.zeros_(norms[-1].weight)
+                count += 1
+    return count
+
+
+@misconception(
+    "zerogamma",
+    hint="Only the body's direct children are looked at. A batch norm may lie deeper: `modules()` finds it.",
+)
+def zero_init_last_bn(net):
+    kinds, count = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), 0
+    for block in net.modules():
+        if isinstance(block, Residual):
+            norms = [m for m in block.body.children() if isinstance(m, kinds)]
+            if norms:
+                nn.init.zeros_(norms[-1].weight)
+                count += 1
+    return count
+
+
+@misconception(
+    "zerogamma",
+    hint="The net is returned. Asked is how many gammas were set; the net is changed in place.",
+)
+def zero_init_last_bn(net):
+    kinds, count = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), 0
+    for block in net.modules():
+        if isinstance(block, Residual):
+            norms = [m for m in block.body.modules() if isinstance(m, kinds)]
+            if norms:
+                nn.init.zeros_(norms[-1].weight)
+                count += 1
+    return net
+
+
+@misconception(
+    "zerogamma",
+    hint="The last gamma is frozen. It starts at 0, but it has to learn: leave requires_grad alone.",
+)
+def zero_init_last_bn(net):
+    kinds, count = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), 0
+    for block in net.modules():
+        if isinstance(block, Residual):
+            norms = [m for m in block.body.modules() if isinstance(m, kinds)]
+            if norms:
+                nn.init.zeros_(norms[-1].weight).requires_grad_(False)
+                count += 1
+    return count
+
+
+# --- debug -----------------------------------------------------------------------------------
+
+
+@misconception(
+    "debug",
+    hint="The order is turned around: `net.train()` reaches every part, and puts the body back "
+    "into training mode. Say `eval()` to the body after it.",
+)
+def start_epoch(net):
+    net[0].eval()
+    net.train()
+    for p in net[0].parameters():
+        p.requires_grad_(False)
+
+
+@misconception(
+    "debug",
+    hint="The head is in evaluation mode. It should learn, whatever mode the net was in before: "
+    "call `net.train()` first, then `eval()` on the body.",
+)
+def start_epoch(net):
+    net.eval()
+    for p in net[0].parameters():
+        p.requires_grad_(False)
+
+
+@misconception(
+    "debug",
+    hint="The mode is right, but the body's parameters get gradients again. Keep requires_grad_(False).",
+)
+def start_epoch(net):
+    net.train()
+    net[0].eval()
