@@ -375,6 +375,9 @@ def _bound(statement: ast.AST) -> Iterator[str]:
                 yield from _bound(child)
 
 
+DEFINITIONS = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
+
+
 def _free(statement: ast.AST) -> set[str]:
     """The names that a statement takes from elsewhere, roughly: loaded and nowhere stored."""
     loaded, stored = set(), set()
@@ -383,6 +386,12 @@ def _free(statement: ast.AST) -> set[str]:
             (loaded if isinstance(node.ctx, ast.Load) else stored).add(node.id)
         elif isinstance(node, ast.arg):
             stored.add(node.arg)
+        elif isinstance(node, ast.alias):
+            stored.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, ast.ExceptHandler):
+            stored.add(node.name)
+        elif isinstance(node, DEFINITIONS) and node is not statement:
+            stored.add(node.name)  # its own name may be an earlier definition's: class Net(Net)
     return loaded - stored - vars(builtins).keys()
 
 

@@ -1,5 +1,6 @@
 """The reader of submitted notebooks: every file gets a result or a sentence, never a traceback."""
 
+import ast
 import copy
 import json
 import random
@@ -7,7 +8,7 @@ import random
 import pytest
 
 from autograder.chapters import ChapterError
-from autograder.notebook import Blank, ReadProblem, read
+from autograder.notebook import Blank, ReadProblem, _free, read
 
 SETUP = "import torch\nimport torch.nn.functional as F\n\ndef pair(v):\n    return (v, v)"
 CORR = '''def corr2d(x, k):
@@ -443,3 +444,16 @@ def test_tensor_methods_and_operators(forbid, body, status):
     setup = code("import torch")
     data = encoded(setup, code(f"def f(x, k):\n    {body}", exercise="f"), chapter="mini")
     assert read(data, "a.ipynb", blanks).attempts["f"].status == status
+
+
+def test_what_a_function_defines_inside_comes_from_nowhere_else():
+    source = """
+def f(x):
+    from math import log as ln
+    class K: pass
+    def ratio(a): return ln(a)
+    try: return ratio(x)
+    except ValueError as error: return K, error, g
+"""
+    assert _free(ast.parse(source).body[0]) == {"g"}
+    assert _free(ast.parse("class Net(Net): pass").body[0]) == {"Net"}

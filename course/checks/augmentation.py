@@ -560,6 +560,9 @@ def test_mirrored_boxes(student):
             "The edges are places between pixels, not pixels: W - x, without - 1.": torch.tensor(
                 [[0.0, 1.0, 3.0, 3.0]]
             ),
+            "W is the picture's width, axis 2; axis 1 holds its rows.": torch.tensor(
+                [[-5.0, 1.0, -2.0, 3.0]]
+            ),
         },
     )
     empty = student.flip_with_boxes(image, torch.zeros(0, 4))[1]

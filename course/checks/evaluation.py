@@ -384,10 +384,12 @@ def test_square(student):
 
 @pytest.mark.exercise("debug")
 def test_no_common_rows(student):
-    """No row is in both parts, the validation part is a fifth, and training is balanced."""
-    y = (torch.arange(100) < 10).long()
-    for seed in range(3):
+    """No row is in both parts, the validation part is a random fifth, and training is balanced."""
+    parts = set()
+    for seed, positives in enumerate((10, 10, 40)):
+        y = (7 * torch.arange(100) % 100 < positives).long()
         train, val = student.split_then_balance(y, torch.Generator().manual_seed(seed))
+        parts.add(tuple(val.tolist()))
         common = sorted(set(train.tolist()) & set(val.tolist()))
         assert_equal(common, [], "the rows in both parts")
         assert_equal(len(set(val.tolist())), 20, "the number of different validation rows")
@@ -395,3 +397,4 @@ def test_no_common_rows(student):
         assert_equal(len(set(train.tolist())), 80, "the number of different training rows")
         zeros, ones = y[train].bincount(minlength=2).tolist()
         assert_equal(ones, zeros, "the number of ones in training")
+    assert_equal(len(parts), 3, "the number of different splits for three seeds")

@@ -117,6 +117,24 @@ def channel_stats(batches):
     return mean, (squares / count).sqrt()
 
 
+@misconception(
+    "normalize",
+    hint="The sums are divided by the number of pictures. Count pixels: each picture has H W of them "
+    "in a channel.",
+)
+def channel_stats(batches):
+    count, total, squares = 0, 0.0, 0.0
+    for x in batches:
+        x = x.double()
+        count += len(x)
+        total = total + x.sum((0, 2, 3))
+        squares = squares + x.square().sum((0, 2, 3))
+    if count == 0:
+        raise ValueError("no batches")
+    mean = total / count
+    return mean, (squares / count - mean**2).abs().sqrt()
+
+
 # --- color -----------------------------------------------------------------------------------
 
 
@@ -344,6 +362,27 @@ class SaltPepper:
             return img
         keep = torch.rand(img.shape[1:], generator=self.generator) < self.snr
         return img * keep.to(img)
+
+
+@misconception(
+    "noise",
+    hint="Salt gets a share of 1 - snr, and pepper the same once more. Together they get 1 - snr, "
+    "half each.",
+)
+class SaltPepper:
+    def __init__(self, snr, p, generator):
+        if not (0 <= snr <= 1 and 0 <= p <= 1):
+            raise ValueError("shares are in [0, 1]")
+        self.snr, self.p, self.generator = snr, p, generator
+
+    def __call__(self, img):
+        if torch.rand((), generator=self.generator) >= self.p:
+            return img
+        u = torch.rand(img.shape[1:], generator=self.generator).to(img.device)
+        out = img.clone()
+        out[:, u < 1 - self.snr] = 0
+        out[:, u >= self.snr] = 1
+        return out
 
 
 # --- pad -------------------------------------------------------------------------------------
@@ -818,6 +857,46 @@ def cutmix(x, y, alpha, num_classes, generator):
     out[at] = x[partner][at]
     hot = F.one_hot(y, num_classes).to(x.dtype)
     return out, lam * hot + (1 - lam) * hot[partner]
+
+
+@misconception(
+    "mix",
+    hint="The area is counted before the border cuts the rectangle. Cut it first, then count the "
+    "pixels that were really pasted.",
+)
+def cutmix(x, y, alpha, num_classes, generator):
+    h, w = x.shape[2:]
+    lam = draw_lambda(alpha, generator)
+    partner = torch.randperm(len(x), generator=generator).to(x.device)
+    a, b = round(h * math.sqrt(1 - lam)), round(w * math.sqrt(1 - lam))
+    top = torch.randint(h, (), generator=generator).item() - a // 2
+    left = torch.randint(w, (), generator=generator).item() - b // 2
+    out = x.clone()
+    at = (..., slice(max(top, 0), top + a), slice(max(left, 0), left + b))
+    out[at] = x[partner][at]
+    share = a * b / (h * w)
+    hot = F.one_hot(y, num_classes).to(x.dtype)
+    return out, (1 - share) * hot + share * hot[partner]
+
+
+@misconception(
+    "mix",
+    hint="The rectangle always lies inside completely, so nothing is ever cut off. Its *centre* is "
+    "uniform over all pixels.",
+)
+def cutmix(x, y, alpha, num_classes, generator):
+    h, w = x.shape[2:]
+    lam = draw_lambda(alpha, generator)
+    partner = torch.randperm(len(x), generator=generator).to(x.device)
+    a, b = round(h * math.sqrt(1 - lam)), round(w * math.sqrt(1 - lam))
+    top = torch.randint(h - a + 1, (), generator=generator).item()
+    left = torch.randint(w - b + 1, (), generator=generator).item()
+    out = x.clone()
+    at = (..., slice(top, top + a), slice(left, left + b))
+    out[at] = x[partner][at]
+    share = a * b / (h * w)
+    hot = F.one_hot(y, num_classes).to(x.dtype)
+    return out, (1 - share) * hot + share * hot[partner]
 
 
 @misconception(

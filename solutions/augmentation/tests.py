@@ -46,7 +46,16 @@ def test_normalize_by_channel(student, device, shape, dtype):
             given = (tuple(v.item() for v in given[0]), given[1].tolist())
         with unchanged(x):
             got = student.normalize(x, *given)
-        assert_close(got, expected, rtol=1e-5, atol=1e-6)
+        assert_close(
+            got,
+            expected,
+            rtol=1e-5,
+            atol=1e-6,
+            symptoms={
+                "The numbers have an axis for N, which a single picture has not. Shape (C, 1, 1) "
+                "broadcasts against both.": expected[None],
+            },
+        )
 
 
 @pytest.mark.exercise("normalize", points=1)
@@ -97,14 +106,29 @@ def test_stats_of_all_pixels(student, device, sizes, dtype):
     with unchanged(*batches):
         mean, std = student.channel_stats(batches)
     pixels = torch.cat(batches).double().movedim(1, 0).flatten(1)
-    assert_close(mean, pixels.mean(1), "the mean", rtol=1e-6)
+    assert_close(
+        mean,
+        pixels.mean(1),
+        "the mean",
+        rtol=1e-6,
+        symptoms={
+            "The sum is divided by the number of pictures. Count pixels: each picture has "
+            "H W of them in a channel.": 20 * pixels.mean(1),
+            "The sums are kept in float32; convert each batch to float64 first.": pixels.mean(
+                1
+            ).float(),
+        },
+    )
     sample = pixels.std(1)
     assert_close(
         std,
         pixels.std(1, correction=0),
         "the standard deviation",
         rtol=1e-6,
-        symptoms={"It divides by n - 1, not by the number of pixels n.": sample},
+        symptoms={
+            "It divides by n - 1, not by the number of pixels n.": sample,
+            "This is the variance; take its root.": pixels.var(1, correction=0),
+        },
     )
 
 
@@ -161,7 +185,22 @@ def test_one_factor(student, device, shape, factors):
     img = rand(3, *shape, device=device)
     with unchanged(img):
         got = student.adjust(img, *factors)
-    assert_close(got, adjusted(img, *factors), rtol=1e-5, atol=1e-7)
+    symptoms = {
+        "The factor belongs to the picture, 1 - factor to the dull version.": adjusted(
+            img, *(1 - f for f in factors)
+        )
+    }
+    if factors[1] != 1:
+        symptoms[
+            "Contrast blends with a middle grey, 0.5. Its dull version is the mean of the grey picture."
+        ] = (img * factors[1] + (1 - factors[1]) * 0.5).clamp(0, 1)
+    assert_close(
+        got,
+        adjusted(img, *factors),
+        rtol=1e-5,
+        atol=1e-7,
+        symptoms=symptoms,
+    )
 
 
 @pytest.mark.exercise("color", points=3)
@@ -170,7 +209,17 @@ def test_one_factor(student, device, shape, factors):
 def test_order_of_three(student, device, factors, dtype):
     """adjust should change brightness, contrast and saturation in this order, clipping each time."""
     img = rand(3, 6, 5, device=device, dtype=dtype)
-    assert_close(student.adjust(img, *factors), adjusted(img, *factors), rtol=1e-5, atol=1e-6)
+    brightness, contrast, saturation = factors
+    late = adjusted(adjusted(img, brightness, 1, saturation), 1, contrast, 1)
+    assert_close(
+        student.adjust(img, *factors),
+        adjusted(img, *factors),
+        rtol=1e-5,
+        atol=1e-6,
+        symptoms={
+            "Contrast comes last. The order is brightness, contrast, saturation.": late,
+        },
+    )
 
 
 @pytest.mark.exercise("color", points=1)
@@ -212,15 +261,25 @@ def clipped(hist, limit):
 
 
 @pytest.mark.exercise("color", points=3)
-@pytest.mark.parametrize("shape", [(7,), (3, 16), (2, 3, 5), (1,)])
-@pytest.mark.parametrize("limit", [0.5, 3, 8, 1000])
+@pytest.mark.parametrize("shape", [(3, 16), (7,), (2, 3, 5), (1,)])
+@pytest.mark.parametrize("limit", [8, 3, 0.5, 1000])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_histograms(student, device, shape, limit, dtype):
     """clipped_hist should cut at the limit and share the excess among all levels of the row."""
     hist = randint(0, 20, shape, device=device).to(dtype)
     with unchanged(hist):
         got = student.clipped_hist(hist, limit)
-    assert_close(got, clipped(hist, limit))
+    cut, n = hist.clamp(max=limit), hist.shape[-1]
+    assert_close(
+        got,
+        clipped(hist, limit),
+        symptoms={
+            "The excess of all rows is given to each row. Sum along the last axis only.": cut
+            + (hist - cut).sum() / n,
+            "The cut histogram is scaled up, so that frequent levels get most of the excess. All "
+            "levels get the same share.": cut * (hist.sum(-1) / cut.sum(-1))[..., None],
+        },
+    )
     assert_close(got.sum(-1), hist.sum(-1), "the totals")
     assert_same_gradients(
         lambda x: student.clipped_hist(x, limit), lambda x: clipped(x, limit), hist + 0.25
@@ -251,8 +310,30 @@ def test_shares(student, device, snr, dtype):
     kept = (out == img)[0].double().mean().cpu()
     salt, pepper = ((out == v)[0].double().mean().cpu() for v in (1, 0))
     margin = 6 * math.sqrt(0.25 / 18000)  # six standard deviations at the most
-    assert_close(kept, share(snr), "the share of pixels that stay", atol=margin)
-    assert_close(salt, share((1 - snr) / 2), "the share of salt", atol=margin)
+    assert_close(
+        kept,
+        share(snr),
+        "the share of pixels that stay",
+        atol=margin,
+        symptoms={
+            "snr is taken as the share of *noisy* pixels. It is the share that stays.": share(
+                1 - snr
+            ),
+            "Salt gets a share of 1 - snr, and pepper too. Together they get 1 - snr.": share(
+                max(2 * snr - 1, 0)
+            ),
+        },
+    )
+    assert_close(
+        salt,
+        share((1 - snr) / 2),
+        "the share of salt",
+        atol=margin,
+        symptoms={
+            "All noisy pixels become white. Half of them should be pepper.": share(1 - snr),
+            "All noisy pixels become black. Half of them should be salt.": share(0),
+        },
+    )
     assert_close(pepper, share((1 - snr) / 2), "the share of pepper", atol=margin)
 
 
@@ -264,7 +345,15 @@ def test_pixels_go_together(student, device, shape):
     out = student.SaltPepper(0.5, 1.0, seeded(2))(img)
     same, white, black = ((out == v).sum(0) for v in (img, 1, 0))
     whole = ((same == shape[0]) | (white == shape[0]) | (black == shape[0])).double().mean()
-    assert_close(whole.cpu(), share(1.0), "the share of pixels whose channels share their fate")
+    assert_close(
+        whole.cpu(),
+        share(1.0),
+        "the share of pixels whose channels share their fate",
+        symptoms={
+            "One number is drawn for each value, so a pixel's red can become 1 while its blue "
+            "stays. Draw one number for each pixel, shape (H, W).": whole.cpu()
+        },
+    )
 
 
 @pytest.mark.exercise("noise", points=1)
@@ -340,7 +429,17 @@ def test_equals_numpy(student, device, n, left, right, mode):
     x = randn(n, device=device)
     with unchanged(x):
         got = student.pad1d(x, left, right, mode)
-    assert_close(got, numpy_pad(x, left, right, mode))
+    tail = numpy_pad(x, left, right, mode)
+    if mode == "reflect" and right:
+        tail[left + n :] = numpy_pad(x, left, right, "symmetric")[left + n :]
+    assert_close(
+        got,
+        numpy_pad(x, left, right, mode),
+        symptoms={
+            "On the right side the last pixel is repeated. Reflect has its mirror *on* that "
+            "pixel: index 2 (n - 1) - i.": tail
+        },
+    )
 
 
 @pytest.mark.exercise("pad", points=2)
@@ -419,6 +518,39 @@ def matrix_by_steps(angle, translate, scale, shear, center):
     return M[:2]
 
 
+def wrong_matrices(angle, translate, scale, shear, center):
+    """What slips in the formula give, by the sentence that names the slip."""
+    M = matrix_by_steps(angle, translate, scale, shear, center)
+    A, c, t = M[:, :2], torch.tensor(center).double(), torch.tensor(translate).double()
+    corner = matrix_by_steps(angle, translate, scale, shear, (0, 0))
+    px, py = (math.tan(math.radians(v)) for v in shear)
+    X, Y = (torch.tensor(m).double() for m in ([[1, -px], [0, 1]], [[1, 0], [-py, 1]]))
+    turned = matrix_by_steps(angle, (0, 0), scale, (0, 0), (0, 0))[:, :2] @ X @ Y
+
+    def with_b(A, b):
+        return torch.cat([A, b[:, None]], 1)
+
+    return {
+        "It turns the other way. With y pointing down, (cos, -sin; sin, cos) turns clockwise on "
+        "the screen.": matrix_by_steps(-angle, translate, scale, shear, center),
+        "The scale is used as a factor for areas. It is one for lengths.": matrix_by_steps(
+            angle, translate, math.sqrt(scale), shear, center
+        ),
+        "The shears have the wrong sign: -tan in both matrices.": matrix_by_steps(
+            angle, translate, scale, tuple(-v for v in shear), center
+        ),
+        "The centre does not stay where it is: everything turns around the corner (0, 0).": corner,
+        "The translation is multiplied by A. It comes last: b = c + t - A c.": with_b(
+            A, c + A @ t - A @ c
+        ),
+        "The centre is subtracted, but not added again at the end: b = c + t - A c.": with_b(
+            A, t - A @ c
+        ),
+        "The two shears are exchanged. A = s R S_y S_x: along x first, so S_x stands on the "
+        "right.": with_b(turned, c + t - turned @ c),
+    }
+
+
 @pytest.mark.exercise("affine", points=3)
 @pytest.mark.parametrize(
     "knobs",
@@ -433,7 +565,14 @@ def matrix_by_steps(angle, translate, scale, shear, center):
 )
 def test_single_parts(student, knobs):
     """affine_matrix should be right for a turn, a translation, a scaling and each shear alone."""
-    assert_close(student.affine_matrix(*knobs), matrix_by_steps(*knobs), "M", rtol=0, atol=1e-9)
+    assert_close(
+        student.affine_matrix(*knobs),
+        matrix_by_steps(*knobs),
+        "M",
+        rtol=0,
+        atol=1e-9,
+        symptoms=wrong_matrices(*knobs),
+    )
 
 
 @pytest.mark.exercise("affine", points=3)
@@ -448,7 +587,7 @@ def test_single_parts(student, knobs):
 def test_all_parts(student, knobs):
     """affine_matrix should shear, scale, turn and move around the centre, in this order."""
     M = student.affine_matrix(*knobs)
-    assert_close(M, matrix_by_steps(*knobs), "M")
+    assert_close(M, matrix_by_steps(*knobs), "M", symptoms=wrong_matrices(*knobs))
     _, translate, scale, _, center = knobs
     goes_to = M[:, :2] @ torch.tensor(center).double() + M[:, 2]
     there = torch.tensor([c + t for c, t in zip(center, translate, strict=True)]).double()
@@ -465,7 +604,7 @@ def test_scale_is_positive(student, scale):
         student.affine_matrix(10, (0, 0), scale, (0, 0), (1, 1))
 
 
-def library_warp(img, M):
+def library_warp(img, M, mode="bilinear", outside="zeros"):
     """With F.grid_sample, whose coordinates run from -1 to 1 over whole pixels."""
     H, W = img.shape[1:]
     rows, cols = torch.meshgrid(torch.arange(H), torch.arange(W), indexing="ij")
@@ -473,7 +612,7 @@ def library_warp(img, M):
     came = torch.linalg.solve(M[:, :2], points - M[:, 2:])
     size = torch.tensor([[W], [H]], dtype=torch.float64)
     grid = ((2 * came + 1) / size - 1).T.view(1, H, W, 2)
-    return F.grid_sample(img[None], grid.to(img), align_corners=False)[0]
+    return F.grid_sample(img[None], grid.to(img), mode, outside, align_corners=False)[0]
 
 
 @pytest.mark.exercise("affine", points=3)
@@ -492,7 +631,24 @@ def test_warp_equals_grid_sample(student, device, shape, knobs):
     img, M = randn(*shape, device=device), matrix_by_steps(*knobs)
     with unchanged(img, M):
         got = student.warp(img, M)
-    assert_close(got, library_warp(img, M), atol=1e-7)
+    assert_close(
+        got,
+        library_warp(img, M),
+        atol=1e-7,
+        symptoms={
+            "It reads the nearest pixel only. Between pixels the value is the weighted mean of the "
+            "four around.": library_warp(img, M, "nearest"),
+            "Outside of the picture the last pixels go on. There should be zeros.": library_warp(
+                img, M, outside="border"
+            ),
+            "The translation is not undone: subtract b first, then apply the inverse of A.": (
+                library_warp(img, torch.cat([M[:, :2], M[:, :2] @ M[:, 2:]], 1))
+            ),
+            "The transpose of A is not its inverse, unless A is a turn.": library_warp(
+                img, torch.cat([torch.linalg.inv(M[:, :2]).T, M[:, 2:]], 1)
+            ),
+        },
+    )
 
 
 @pytest.mark.exercise("affine", points=2)
@@ -506,7 +662,19 @@ def test_whole_pixels(student, device, shape):
     M = matrix_by_steps(0, (2, -1), 1, (0, 0), (1, 1))
     expected = torch.zeros_like(img)
     expected[:, :-1, 2:] = img[:, 1:, :-2]
-    assert_close(student.warp(img, M), expected, "the picture moved by (2, -1)")
+    back, swapped = torch.zeros_like(img), torch.zeros_like(img)
+    back[:, 1:, :-2] = img[:, :-1, 2:]
+    swapped[:, 2:, :-1] = img[:, :-2, 1:]
+    assert_close(
+        student.warp(img, M),
+        expected,
+        "the picture moved by (2, -1)",
+        symptoms={
+            "The picture moves the wrong way. Each output pixel asks where it came from: that is "
+            "the inverse of M.": back,
+            "x and y are exchanged. M acts on points (x, y), and x counts columns.": swapped,
+        },
+    )
     square = img[:, :3, :3]
     quarter = matrix_by_steps(90, (0, 0), 1, (0, 0), (1, 1))
     turned = student.warp(square, quarter)
@@ -592,8 +760,27 @@ def test_centres_are_uniform(student, h, w, length):
         for x in range(w):
             top, bottom, left, right = hole_of(y, x, h, w, length)
             expected[top:bottom, left:right] += 1 / (h * w)
+    inside, corner = torch.zeros(h, w), torch.zeros(h, w)
+    for y in range(h - length + 1):
+        for x in range(w - length + 1):
+            n = (h - length + 1) * (w - length + 1)
+            inside[y : y + length, x : x + length] += 1 / n
+    for y in range(h):
+        for x in range(w):
+            corner[y : y + length, x : x + length] += 1 / (h * w)
     margin = 6 * math.sqrt(0.25 / times)
-    assert_close(often, expected, "how often each pixel is hit", atol=min(margin, 0.06), rtol=0)
+    assert_close(
+        often,
+        expected,
+        "how often each pixel is hit",
+        atol=min(margin, 0.06),
+        rtol=0,
+        symptoms={
+            "The square always lies inside completely. Its *centre* is uniform over all pixels, so "
+            "near the border a part is cut off.": inside,
+            "The place that is drawn is used as the corner of the square, not as its centre.": corner,
+        },
+    )
 
 
 @pytest.mark.exercise("erase", points=1)
@@ -626,21 +813,35 @@ def many_boxes(student, h, w, scale, ratio, times, seed):
 @pytest.mark.parametrize(
     "h, w, scale, ratio",
     [
+        (200, 250, (0.05, 0.15), (1, 4)),
         (300, 400, (0.02, 0.2), (1 / 3, 3)),
         (200, 500, (0.1, 0.3), (0.5, 1)),
-        (200, 250, (0.05, 0.15), (1, 4)),
     ],
 )
 def test_area_and_ratio(student, h, w, scale, ratio):
     """erase_box should draw areas uniformly and ratios log-uniformly in their ranges."""
     times = 700
     boxes, facts = student.run(many_boxes, h, w, scale, ratio, times, 8)
-    assert_equal(list(facts), [True, True], "(four ints, all randomness from the generator)")
+    assert_equal(facts[0], True, "whether each box is four ints, or None:")
+    assert_equal(facts[1], True, "whether all random numbers come from the generator:")
     boxes = boxes[boxes[:, 0] >= 0].double()
     assert_close(share(len(boxes) / times), share(1.0), "the share of boxes that fit", atol=0.1)
     area = boxes[:, 2] * boxes[:, 3] / (h * w)
     log_ratio = (boxes[:, 2] / boxes[:, 3]).log()
     low, high = (math.log(r) for r in ratio)
+    linear = [r * math.log(r) - r for r in ratio]  # the integral of log r
+    assert_close(
+        log_ratio.mean(),
+        share((low + high) / 2),
+        "the mean of log(height / width)",
+        atol=0.01 + 5 * (high - low) / math.sqrt(12 * times),
+        symptoms={
+            "The ratio is height / width, but here a large ratio makes the box wide: "
+            "height = sqrt(area r), width = sqrt(area / r).": share(-(low + high) / 2),
+            "The ratio is drawn uniformly. Draw its logarithm uniformly, and take the "
+            "exponential.": share((linear[1] - linear[0]) / (ratio[1] - ratio[0])),
+        },
+    )
     for value, a, b, slack, name in (
         (area, *scale, 0.004, "area"),
         (log_ratio, low, high, 0.04, "log(ratio)"),
@@ -660,24 +861,58 @@ def test_places_and_misfits(student):
     assert_close(boxes[:, 2:].double().mean(0), torch.tensor([2.0, 2.0]).double(), "mean size")
     counts = torch.bincount(boxes[:, 0] * 4 + boxes[:, 1], minlength=12).double() / 900
     assert_equal(len(counts), 12, "the number of places of 2 x 2 in 4 x 5")
-    assert_close(counts, torch.full((12,), 1 / 12).double(), "how often each place", atol=0.055)
+    short = torch.zeros(3, 4).double()
+    short[:2, :3] = 1 / 6
+    assert_close(
+        counts,
+        torch.full((12,), 1 / 12).double(),
+        "how often each place",
+        atol=0.055,
+        symptoms={
+            "The last place is never drawn. `torch.randint(k, ...)` gives 0 to k - 1, and a box of "
+            "height `height` has h - height + 1 places.": short.flatten()
+        },
+    )
     full, _ = student.run(many_boxes, 3, 6, (1.0, 1.0), (0.5, 0.5), 5, 0)
     assert_equal(full.tolist(), [[0, 0, 3, 6]] * 5, "rectangles as large as the picture")
     for area, ratio, size in ((4, 0.25, [1, 4]), (4, 4, [4, 1]), (20.3, 1, [5, 5]), (1, 1, [1, 1])):
         some, _ = student.run(many_boxes, 10, 10, (area / 100, area / 100), (ratio, ratio), 2, 0)
         assert_equal(some[:, 2:].tolist(), [size] * 2, f"sizes for area {area} and ratio {ratio}")
     for h, w, scale, ratio in (
-        (4, 100, (0.9, 0.9), (1, 1)),
         (100, 4, (0.9, 0.9), (1, 1)),
+        (4, 100, (0.9, 0.9), (1, 1)),
         (3, 3, (0.01, 0.01), (1, 1)),
         (10, 10, (0.01, 0.01), (0.2, 0.2)),
         (10, 10, (0.01, 0.01), (5, 5)),
     ):
         none, _ = student.run(many_boxes, h, w, scale, ratio, 3, 1)
-        assert_equal(none.tolist(), [[-1] * 4] * 3, f"what fits into {h} x {w} (-1: None)")
+        sides = [round(math.sqrt(scale[0] * h * w * r)) for r in (ratio[0], 1 / ratio[0])]
+        squeezed = [min(max(s, 1), n) for s, n in zip(sides, (h, w), strict=True)]
+        assert_close(
+            none[:, 2:],
+            torch.full((3, 2), -1),
+            f"height and width of what fits into {h} x {w} (-1: None)",
+            symptoms={
+                "A rectangle that does not fit is squeezed into the picture. Draw again, up to "
+                "ten times.": torch.tensor([squeezed] * 3),
+                "After ten misfits the whole picture is erased. Give None.": torch.tensor(
+                    [[h, w]] * 3
+                ),
+            },
+        )
     hard, _ = student.run(many_boxes, 20, 20, (0.5, 0.5), (0.125, 8), 800, 2)  # 1/3 fit
     misses = (hard[:, 0] < 0).double().mean()
-    assert_close(misses, share((2 / 3) ** 10), "how often ten do not fit", atol=0.03)
+    assert_close(
+        misses,
+        share((2 / 3) ** 10),
+        "how often ten do not fit",
+        atol=0.03,
+        symptoms={
+            "It gives up after the first rectangle that does not fit. There are ten tries.": share(
+                0.643
+            )
+        },
+    )
 
 
 # --- mix -------------------------------------------------------------------------------------
@@ -703,9 +938,14 @@ def test_mixup_agrees_with_its_labels(student, device, n, shape, dtype):
         assert_close(soft.sum(1), torch.ones_like(soft[:, 0]), "the sums of the labels")
         by_labels = torch.einsum("ij,jchw->ichw", soft[:, :n], x)
         assert_close(mixed, by_labels, "the pictures, mixed by their labels", atol=1e-5)
-        assert_close(soft[:, :n].sum(0), torch.ones_like(soft[:, 0]), "what each picture gives")
         own = soft.diagonal()[soft.diagonal() < 0.99999]
-        assert_close(own, own[:1].expand_as(own), "the weights of the pictures' own labels")
+        assert_close(
+            own,
+            own[:1].expand_as(own),
+            "the weights of the pictures' own labels",
+            symptoms={"Each picture has a lambda of its own. Draw one for the whole batch.": own},
+        )
+        assert_close(soft[:, :n].sum(0), torch.ones_like(soft[:, 0]), "what each picture gives")
 
 
 def pasted_share(lam, h, w, rng):
@@ -765,7 +1005,18 @@ def test_partners_are_random(student, name):
     others = partners[~torch.eye(4, dtype=torch.bool)]
     # Where the whole rectangle is rounded away no partner is seen: a little below 1/4 for cutmix.
     expected = torch.full((12,), 0.25 if name == "mixup" else 0.245)
-    assert_close(others, expected, "how often each of the others is the partner", atol=0.1)
+    fixed = [torch.eye(4).roll(k, 1)[~torch.eye(4, dtype=torch.bool)] for k in (1, -1)]
+    sentence = "The partner is always the {} picture of the batch. Draw a random permutation."
+    assert_close(
+        others,
+        expected,
+        "how often each of the others is the partner",
+        atol=0.1,
+        symptoms={
+            sentence.format("next"): fixed[0],
+            sentence.format("previous"): fixed[1],
+        },
+    )
     x, y = randn(5, 2, 6, 6), torch.arange(5)
     f = getattr(student, name)
     first, second = f(x, y, 1.0, 5, seeded(9)), f(x, y, 1.0, 5, seeded(9))
@@ -801,7 +1052,16 @@ def test_cutmix_labels_count_pixels(student, device, n, h, w):
         source = mixed[:, 0].floor()
         assert_close(mixed - mixed.floor(), place.expand_as(mixed), "the places of the pixels")
         counted = torch.stack([(source == k).double().mean((1, 2)) for k in range(n)], 1)
-        assert_close(soft, counted, "the labels", atol=1e-6)
+        exchanged = torch.where((counted > 0) & (counted < 1), 1 - counted, counted)
+        assert_close(
+            soft,
+            counted,
+            "the labels",
+            atol=1e-6,
+            symptoms={
+                "The weights are exchanged: the partner gets the share that is pasted.": exchanged
+            },
+        )
         own = torch.arange(n, device=device)[:, None, None]
         pasted = (source != own).double()
         for hole in pasted[pasted.sum((1, 2)) > 0]:
@@ -906,7 +1166,7 @@ def random_apply_facts(student, p, times, seed):
 
 
 @pytest.mark.exercise("pipeline", points=2)
-@pytest.mark.parametrize("p", [0.0, 0.25, 0.9, 1.0])
+@pytest.mark.parametrize("p", [0.25, 0.0, 0.9, 1.0])
 def test_apply_all_or_nothing(student, p):
     """RandomApply should apply the whole list in order with probability p, else nothing, drawing
     from the generator alone."""
@@ -914,7 +1174,13 @@ def test_apply_all_or_nothing(student, p):
     possible = [1] * (p < 1) + [9] * (p > 0)
     assert_equal(results, possible, "the results for 1")
     margin = 6 * math.sqrt(p * (1 - p) / 1000)
-    assert_close(share(often), share(p), "how often it is applied", atol=margin + 1e-9)
+    assert_close(
+        share(often),
+        share(p),
+        "how often it is applied",
+        atol=margin + 1e-9,
+        symptoms={"The decision is turned round: p is how often it is applied.": share(1 - p)},
+    )
     assert_equal(alone, True, "the global generator is left alone:")
     assert_equal(same, True, "the same results for the same seed:")
     assert_equal(empty, 5, "the result of an empty list")
@@ -947,7 +1213,26 @@ def test_ten_crops(student, device, shape, size):
     img = randn(*shape, device=device)
     with unchanged(img):
         got = student.ten_crop(img, size)
-    assert_close(got, crops_by_hand(img, *size))
+    right = crops_by_hand(img, *size)
+    H, W = img.shape[1:]
+    h, w = size
+    i, j = (H - h) // 2, (W - w) // 2
+    floored = right.clone()
+    floored[4], floored[9] = (x[:, i : i + h, j : j + w].clone() for x in (img, img.flip(2)))
+    upside = torch.cat([right[:5], crops_by_hand(img.flip(1), *size)[:5]])
+    assert_close(
+        got,
+        right,
+        symptoms={
+            "The second five come from the picture turned upside down. A mirror left to right "
+            "turns the last axis round: `img.flip(2)`.": upside,
+            "The centre starts at (H - h) // 2. The docstring wants Python's `round`, as "
+            "torchvision does.": floored,
+            "Crop and mirrored crop take turns. First all five of the picture, then all five of "
+            "its mirror.": right[[0, 5, 1, 6, 2, 7, 3, 8, 4, 9]],
+            "Upper right and lower left are exchanged.": right[[0, 2, 1, 3, 4, 5, 7, 6, 8, 9]],
+        },
+    )
     assert_same_gradients(
         lambda x: student.ten_crop(x, size), lambda x: crops_by_hand(x, *size), img
     )
@@ -1001,7 +1286,11 @@ def test_mean_over_views(student, device, views, training):
         expected = torch.stack([twin(view(x)).softmax(1) for view in views]).mean(0)
     with unchanged(x, model[1].running_mean):
         got = student.tta_predict(model, x, views)
-    assert_close(got, expected)
+    assert_close(
+        got,
+        expected,
+        symptoms={"The probabilities are added up, not averaged.": expected * len(views)},
+    )
     assert_equal(got.requires_grad, False, "whether the result has a gradient")
     assert_equal(model.training, training, "the model's mode (training) afterwards")
     assert_equal(model[2].training, training, "the mode of the model's dropout afterwards")

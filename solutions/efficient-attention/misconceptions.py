@@ -236,6 +236,30 @@ def make_mask(kind, n, **kw):
     raise ValueError(kind)
 
 
+@misconception(
+    "masks",
+    hint="For a kind that it does not know the function returns None. Somebody who mistypes a name "
+    "should hear of it: raise a ValueError.",
+)
+def make_mask(kind, n, **kw):
+    i = torch.arange(n)
+    gap = (i[:, None] - i).abs()
+    if kind == "window":
+        return gap <= kw["w"]
+    if kind == "dilated":
+        return (gap <= kw["w"] * kw["s"]) & (gap % kw["s"] == 0)
+    if kind == "global":
+        return (i[:, None] < kw["g"]) | (i < kw["g"]) | (gap == 0)
+    if kind == "random":
+        g = torch.Generator().manual_seed(kw["seed"])
+        lots = torch.rand(n, n, generator=g).fill_diagonal_(2)
+        drawn = lots.topk(kw["r"] + 1, dim=1).indices
+        return torch.zeros(n, n, dtype=torch.bool).scatter(1, drawn, True)
+    if kind == "bigbird":
+        near = make_mask("window", n, w=kw["w"]) | make_mask("global", n, g=kw["g"])
+        return near | make_mask("random", n, r=kw["r"], seed=kw["seed"])
+
+
 # --- blocked ---------------------------------------------------------------------------------
 
 
@@ -337,6 +361,44 @@ def local_attention(q, k, v, w):
     vs = torch.stack([v.roll(s, 1) for s in steps], 2)
     scores = (q[:, :, None] * ks).sum(-1) / math.sqrt(q.shape[-1])
     return (scores.softmax(-1)[..., None] * vs).sum(2)
+
+
+@misconception(
+    "blocked",
+    hint="The window is one too narrow on each side: the keys at distance w belong to it, and with "
+    "w = 0 a token still sees itself.",
+)
+def local_attention(q, k, v, w):
+    n, d = q.shape[1:]
+    b = max(w, 1)
+    i = torch.arange(n, device=q.device)
+    out = []
+    for first in range(0, n, b):
+        last = min(first + b, n)
+        keys = slice(max(first - w, 0), last + w)
+        hidden = (i[first:last, None] - i[keys]).abs() >= w
+        scores = q[:, first:last] @ k[:, keys].mT / math.sqrt(d)
+        out.append(scores.masked_fill(hidden, -torch.inf).softmax(-1) @ v[:, keys])
+    return torch.cat(out, 1)
+
+
+@misconception(
+    "blocked",
+    hint="The scores of keys that are too far away are set to 0. But e to the 0 is 1: they still get "
+    "weight. Minus infinity gives none.",
+)
+def local_attention(q, k, v, w):
+    n, d = q.shape[1:]
+    b = max(w, 1)
+    i = torch.arange(n, device=q.device)
+    out = []
+    for first in range(0, n, b):
+        last = min(first + b, n)
+        keys = slice(max(first - w, 0), last + w)
+        hidden = (i[first:last, None] - i[keys]).abs() > w
+        scores = q[:, first:last] @ k[:, keys].mT / math.sqrt(d)
+        out.append(scores.masked_fill(hidden, 0.0).softmax(-1) @ v[:, keys])
+    return torch.cat(out, 1)
 
 
 # --- cluster ---------------------------------------------------------------------------------
@@ -570,6 +632,95 @@ class Synthesizer(nn.Module):
         return self.R @ self.W_v(x)
 
 
+@misconception(
+    "linformer",
+    hint="`E_v` is `E_k` under a second name: the layer has one mixture instead of two. Make two "
+    "parameters, each drawn for itself.",
+)
+class Linformer(nn.Module):
+    def __init__(self, n, k, d):
+        super().__init__()
+        self.W_q, self.W_k, self.W_v = (nn.Linear(d, d, bias=False) for _ in range(3))
+        self.E_k = nn.Parameter(torch.randn(k, n) / math.sqrt(n))
+        self.E_v = self.E_k
+
+    def forward(self, x):
+        if x.shape[1] != self.E_k.shape[1]:
+            raise ValueError("another length")
+        k, v = self.E_k @ self.W_k(x), self.E_v @ self.W_v(x)
+        return F.scaled_dot_product_attention(self.W_q(x), k, v)
+
+
+@misconception(
+    "linformer",
+    hint="The mixtures are drawn with another spread than 1/√n. With n terms of variance 1/n each, "
+    "a mixed key is about as large as a key.",
+)
+class Linformer(nn.Module):
+    def __init__(self, n, k, d):
+        super().__init__()
+        self.W_q, self.W_k, self.W_v = (nn.Linear(d, d, bias=False) for _ in range(3))
+        self.E_k = nn.Parameter(torch.randn(k, n) / n)
+        self.E_v = nn.Parameter(torch.randn(k, n) / n)
+
+    def forward(self, x):
+        if x.shape[1] != self.E_k.shape[1]:
+            raise ValueError("another length")
+        k, v = self.E_k @ self.W_k(x), self.E_v @ self.W_v(x)
+        return F.scaled_dot_product_attention(self.W_q(x), k, v)
+
+
+@misconception(
+    "linformer",
+    hint="Another length ends in an error about shapes, deep inside. Look at the length first and "
+    "raise a ValueError that says what is wrong.",
+)
+class Linformer(nn.Module):
+    def __init__(self, n, k, d):
+        super().__init__()
+        self.W_q, self.W_k, self.W_v = (nn.Linear(d, d, bias=False) for _ in range(3))
+        self.E_k = nn.Parameter(torch.randn(k, n) / math.sqrt(n))
+        self.E_v = nn.Parameter(torch.randn(k, n) / math.sqrt(n))
+
+    def forward(self, x):
+        k, v = self.E_k @ self.W_k(x), self.E_v @ self.W_v(x)
+        return F.scaled_dot_product_attention(self.W_q(x), k, v)
+
+
+@misconception(
+    "linformer",
+    hint="The Synthesizer's R is a plain tensor: it is not among the parameters, and would never be "
+    "learned.",
+)
+class Synthesizer(nn.Module):
+    def __init__(self, n, d):
+        super().__init__()
+        self.R = torch.randn(n, n)
+        self.W_v = nn.Linear(d, d, bias=False)
+
+    def forward(self, x):
+        if x.shape[1] != len(self.R):
+            raise ValueError("another length")
+        return self.R.softmax(-1) @ self.W_v(x)
+
+
+@misconception(
+    "linformer",
+    hint="The Synthesizer's softmax runs down the columns. Row i holds what place i listens to, and "
+    "should add up to 1.",
+)
+class Synthesizer(nn.Module):
+    def __init__(self, n, d):
+        super().__init__()
+        self.R = nn.Parameter(torch.randn(n, n))
+        self.W_v = nn.Linear(d, d, bias=False)
+
+    def forward(self, x):
+        if x.shape[1] != len(self.R):
+            raise ValueError("another length")
+        return self.R.softmax(0) @ self.W_v(x)
+
+
 # --- linear ----------------------------------------------------------------------------------
 
 
@@ -663,6 +814,44 @@ def linear_attention(q, k, v, causal=False):
         S = (k[..., None] * v[:, :, None]).cumsum(1)
         top = (q[:, :, None] @ S)[:, :, 0]
         return top / (q * k.cumsum(1)).sum(-1, keepdim=True)
+    return q @ (k.mT @ v) / (q @ k.sum(1)[..., None])
+
+
+@misconception(
+    "linear",
+    hint="The queries are divided by √d before phi. That factor belongs to the softmax; here it "
+    "changes the features.",
+)
+def linear_attention(q, k, v, causal=False):
+    q, k = F.elu(q / math.sqrt(q.shape[-1])) + 1, F.elu(k) + 1
+    if causal:
+        S = (k[..., None] * v[:, :, None]).cumsum(1)
+        top = (q[:, :, None] @ S)[:, :, 0]
+        return top / (q * k.cumsum(1)).sum(-1, keepdim=True)
+    return q @ (k.mT @ v) / (q @ k.sum(1)[..., None])
+
+
+@misconception(
+    "linear",
+    hint="phi is a ReLU here. Where all features of a query are 0, its weights are, too, and their "
+    "sum: 0 / 0 is nan. elu(x) + 1 is positive everywhere.",
+)
+def linear_attention(q, k, v, causal=False):
+    q, k = F.relu(q), F.relu(k)
+    if causal:
+        S = (k[..., None] * v[:, :, None]).cumsum(1)
+        top = (q[:, :, None] @ S)[:, :, 0]
+        return top / (q * k.cumsum(1)).sum(-1, keepdim=True)
+    return q @ (k.mT @ v) / (q @ k.sum(1)[..., None])
+
+
+@misconception(
+    "linear",
+    hint="`causal` makes no difference: every query sees all keys. For causal, S and z become "
+    "running sums.",
+)
+def linear_attention(q, k, v, causal=False):
+    q, k = F.elu(q) + 1, F.elu(k) + 1
     return q @ (k.mT @ v) / (q @ k.sum(1)[..., None])
 
 
@@ -776,3 +965,51 @@ def axial_attention(x):
     x = x.transpose(1, 2)
     x = F.scaled_dot_product_attention(x, x, x)
     return F.scaled_dot_product_attention(x, x, x).transpose(1, 2)
+
+
+@misconception(
+    "conv",
+    hint="The heads look at the pixel *farthest* from the target: the scores have the wrong sign. "
+    "The nearest pixel needs the largest score.",
+)
+def conv_as_attention(x, w):
+    C, H, W = x.shape
+    r = w.shape[-1] // 2
+    places = torch.cartesian_prod(torch.arange(H), torch.arange(W)).to(x)
+    out = 0
+    for a in range(w.shape[-1]):
+        for b in range(w.shape[-1]):
+            target = places + torch.tensor([a - r, b - r]).to(x)
+            gaze = (100 * (target[:, None] - places).pow(2).sum(-1)).softmax(-1)
+            out = out + w[:, :, a, b] @ x.reshape(C, -1) @ gaze.T
+    return out.reshape(-1, H, W)
+
+
+@misconception(
+    "conv",
+    hint="Rows and columns are exchanged: the places are numbered column by column, but the pixels "
+    "lie row by row.",
+)
+def conv_as_attention(x, w):
+    C, H, W = x.shape
+    r = w.shape[-1] // 2
+    y, z = torch.meshgrid(torch.arange(H), torch.arange(W), indexing="xy")
+    places = torch.stack([y.flatten(), z.flatten()], 1).to(x)
+    out = 0
+    for a in range(w.shape[-1]):
+        for b in range(w.shape[-1]):
+            target = places + torch.tensor([a - r, b - r]).to(x)
+            gaze = (-100 * (target[:, None] - places).pow(2).sum(-1)).softmax(-1)
+            out = out + w[:, :, a, b] @ x.reshape(C, -1) @ gaze.T
+    return out.reshape(-1, H, W)
+
+
+@misconception(
+    "conv",
+    hint="The axes are not put back after the first step, so that the second runs along the height "
+    "again and the output is turned over.",
+)
+def axial_attention(x):
+    x = x.transpose(1, 2)
+    x = F.scaled_dot_product_attention(x, x, x)
+    return F.scaled_dot_product_attention(x, x, x)

@@ -225,6 +225,12 @@ def test_equals_masked_dense(student, device, B, n, d, c, w):
                 q, k, v, blocks
             ),
             "The windows look back only.": dense(q, k, v, seen.tril()),
+            "The keys at distance w are missing; they belong to the window.": dense(
+                q, k, v, near(n, w - 1, device)
+            ),
+            "Hidden scores are 0, and e to the 0 is 1: they still have weight.": (
+                (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(~seen, 0).softmax(-1) @ v
+            ),
         },
     )
 
@@ -268,7 +274,7 @@ def test_no_square_of_scores(student, device, n, w):
 def test_reach(student, device):
     """Changing one token should change exactly the outputs within w of it."""
     x = randn(1, 20, 3, device=device)
-    for j, w in ((0, 3), (9, 4), (19, 2)):
+    for j, w in ((9, 4), (0, 3), (19, 2)):
         changed = x.clone()
         changed[0, j] += 2
         got = student.local_attention(changed, changed, changed, w)

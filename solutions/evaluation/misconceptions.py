@@ -114,8 +114,8 @@ def report(y, p, zero_division=0.0, beta=1.0):
 
 @misconception(
     "binary",
-    hint="beta is used without its square, or on the wrong kind of error: a miss (FN) should weigh "
-    "beta squared times as much as a false alarm.",
+    hint="beta is used without its square: a miss (FN) should weigh beta squared times as much as a "
+    "false alarm.",
 )
 def report(y, p, zero_division=0.0, beta=1.0):
     if y.shape != p.shape:
@@ -137,6 +137,101 @@ def report(y, p, zero_division=0.0, beta=1.0):
         "specificity": ratio(tn, tn + fp),
         "fscore": ratio((1 + beta) * tp, (1 + beta) * tp + beta * fn + fp),
     }
+
+
+@misconception(
+    "binary",
+    hint="beta squared weighs the false alarms. It should weigh the misses (FN): a large beta is for "
+    "those who care about recall.",
+)
+def report(y, p, zero_division=0.0, beta=1.0):
+    if y.shape != p.shape:
+        raise ValueError("different lengths")
+    for labels in (y, p):
+        if not ((labels == 0) | (labels == 1)).all():
+            raise ValueError("labels should be 0 or 1")
+    y, p = y.bool(), p.bool()
+    tp, fp = (y & p).sum().item(), (~y & p).sum().item()
+    fn, tn = (y & ~p).sum().item(), (~y & ~p).sum().item()
+
+    def ratio(a, b):
+        return a / b if b else float(zero_division)
+
+    b2 = beta**2
+    return {
+        "accuracy": ratio(tp + tn, tp + tn + fp + fn),
+        "precision": ratio(tp, tp + fp),
+        "recall": ratio(tp, tp + fn),
+        "specificity": ratio(tn, tn + fp),
+        "fscore": ratio((1 + b2) * tp, (1 + b2) * tp + fn + b2 * fp),
+    }
+
+
+@misconception(
+    "binary",
+    hint="A ratio whose denominator is 0 is always 0 here. It should be `zero_division`, whatever "
+    "the caller chose.",
+)
+def report(y, p, zero_division=0.0, beta=1.0):
+    if y.shape != p.shape:
+        raise ValueError("different lengths")
+    for labels in (y, p):
+        if not ((labels == 0) | (labels == 1)).all():
+            raise ValueError("labels should be 0 or 1")
+    y, p = y.bool(), p.bool()
+    tp, fp = (y & p).sum().item(), (~y & p).sum().item()
+    fn, tn = (y & ~p).sum().item(), (~y & ~p).sum().item()
+
+    def ratio(a, b):
+        return a / b if b else 0.0
+
+    b2 = beta**2
+    return {
+        "accuracy": ratio(tp + tn, tp + tn + fp + fn),
+        "precision": ratio(tp, tp + fp),
+        "recall": ratio(tp, tp + fn),
+        "specificity": ratio(tn, tn + fp),
+        "fscore": ratio((1 + b2) * tp, (1 + b2) * tp + b2 * fn + fp),
+    }
+
+
+@misconception(
+    "binary",
+    hint="The table has fewer than four entries when a pair of labels does not occur. "
+    "`torch.bincount(…, minlength=4)` counts the absent ones as 0.",
+)
+def confusion(y, p):
+    if y.shape != p.shape:
+        raise ValueError("different lengths")
+    for labels in (y, p):
+        if not ((labels == 0) | (labels == 1)).all():
+            raise ValueError("labels should be 0 or 1")
+    return torch.bincount(2 * y.long() + p.long()).reshape(2, 2)
+
+
+@misconception(
+    "binary",
+    hint="Not every strange label is refused. Each entry of y and each of p should equal 0 or equal "
+    "1: neither 2 nor -1 nor 0.5.",
+)
+def confusion(y, p):
+    if y.shape != p.shape:
+        raise ValueError("different lengths")
+    if y.max() > 1 or p.max() > 1:
+        raise ValueError("labels should be 0 or 1")
+    return torch.bincount(2 * y.long() + p.long(), minlength=4).reshape(2, 2)
+
+
+@misconception(
+    "binary",
+    hint="The shapes of y and p are not compared, so that one answer is used for everybody. "
+    "Different shapes should raise a ValueError.",
+)
+def confusion(y, p):
+    for labels in (y, p):
+        if not ((labels == 0) | (labels == 1)).all():
+            raise ValueError("labels should be 0 or 1")
+    return torch.bincount(2 * y.long() + p.long(), minlength=4).reshape(2, 2)
 
 
 # --- curves ----------------------------------------------------------------------------------
@@ -251,6 +346,92 @@ def roc_auc(y, s):
     return ((rank[y == 1].sum() - n1 * (n1 + 1) / 2) / (n1 * n0)).item()
 
 
+@misconception(
+    "curves",
+    hint="Of a run of equal scores the first entry is kept. The last one counts: at a threshold all "
+    "people with this score are called.",
+)
+def pr_curve(y, s):
+    if y.min() == y.max():
+        raise ValueError("one class")
+    order = s.argsort(descending=True)
+    s = s[order]
+    first = torch.ones_like(s, dtype=torch.bool)
+    first[1:] = s[1:] != s[:-1]
+    found = y[order].cumsum(0).to(s)
+    called = torch.arange(1, len(s) + 1, device=s.device).to(s)
+    return (found / called)[first], (found / found[-1])[first], s[first]
+
+
+@misconception(
+    "curves",
+    hint="The area is taken below straight lines between the points, and what lies before the first "
+    "point is left out. Average precision takes steps, the first one from recall 0.",
+)
+def average_precision(y, s):
+    if y.min() == y.max():
+        raise ValueError("one class")
+    thresholds = s.unique().flip(0)
+    called = s >= thresholds[:, None]
+    found = (called & (y == 1)).sum(1).double()
+    return torch.trapezoid(found / called.sum(1), found / (y == 1).sum()).item()
+
+
+@misconception(
+    "curves",
+    hint="The gain of the first threshold is missing. Before it the recall is 0, so it gains all the "
+    "recall that it has.",
+)
+def average_precision(y, s):
+    if y.min() == y.max():
+        raise ValueError("one class")
+    thresholds = s.unique().flip(0)
+    called = s >= thresholds[:, None]
+    found = (called & (y == 1)).sum(1).double()
+    p, r = found / called.sum(1), found / (y == 1).sum()
+    return (p[1:] * r.diff()).sum().item()
+
+
+@misconception(
+    "curves",
+    hint="Each precision is replaced by the best one at this recall or a higher one. Object detection "
+    "does so; the average precision of the text takes precision as it is.",
+)
+def average_precision(y, s):
+    if y.min() == y.max():
+        raise ValueError("one class")
+    thresholds = s.unique().flip(0)
+    called = s >= thresholds[:, None]
+    found = (called & (y == 1)).sum(1).double()
+    p, r = found / called.sum(1), found / (y == 1).sum()
+    p = p.flip(0).cummax(0).values.flip(0)
+    return (p * r.diff(prepend=r.new_zeros(1))).sum().item()
+
+
+@misconception(
+    "curves",
+    hint="The ROC curve begins at the first threshold here. It begins at (0, 0), where nobody is "
+    "called; the piece from there has an area too.",
+)
+def roc_auc(y, s):
+    if y.min() == y.max():
+        raise ValueError("one class")
+    thresholds = s.unique().flip(0)
+    called = s >= thresholds[:, None]
+    called = called.double()
+    return torch.trapezoid(called[:, y == 1].mean(1), called[:, y == 0].mean(1)).item()
+
+
+@misconception(
+    "curves",
+    hint="With one class only there is no pair to compare, and the mean of nothing is NaN. Say so "
+    "with a ValueError.",
+)
+def roc_auc(y, s):
+    pos, neg = s[y == 1][:, None], s[y == 0]
+    return ((pos > neg).double() + 0.5 * (pos == neg).double()).mean().item()
+
+
 # --- focal -----------------------------------------------------------------------------------
 
 
@@ -357,6 +538,99 @@ def prior_bias(pi):
     if not 0 < pi < 1:
         raise ValueError(pi)
     return math.log(pi)
+
+
+@misconception(
+    "focal",
+    hint="The loss is right, its gradient is not: 1 - p_t becomes exactly 0, and the derivative of "
+    "its power is infinite there for gamma < 1. Take the power as exp(gamma * log(1 - p_t)).",
+)
+def focal(z, y, alpha=0.25, gamma=2.0, reduction="none"):
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(reduction)
+    y = y.to(z)
+    p = torch.sigmoid(z)
+    p_t = p * y + (1 - p) * (1 - y)
+    loss = F.binary_cross_entropy_with_logits(z, y, reduction="none") * (1 - p_t) ** gamma
+    if alpha >= 0:
+        loss = loss * (alpha * y + (1 - alpha) * (1 - y))
+    return {"none": lambda t: t, "mean": torch.mean, "sum": torch.sum}[reduction](loss)
+
+
+@misconception(
+    "focal",
+    hint="The probability is clamped, so the loss of a sure and wrong answer stops growing, and its "
+    "gradient is 0. With `F.logsigmoid` nothing needs to be clamped.",
+)
+def focal(z, y, alpha=0.25, gamma=2.0, reduction="none"):
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(reduction)
+    y = y.to(z)
+    p = torch.sigmoid(z).clamp(1e-7, 1 - 1e-7)
+    p_t = p * y + (1 - p) * (1 - y)
+    loss = -((1 - p_t) ** gamma) * torch.log(p_t)
+    if alpha >= 0:
+        loss = loss * (alpha * y + (1 - alpha) * (1 - y))
+    return {"none": lambda t: t, "mean": torch.mean, "sum": torch.sum}[reduction](loss)
+
+
+@misconception(
+    "focal",
+    hint="alpha = 0 is taken for no weights. Only a negative alpha means that; 0 is a weight, which "
+    "silences the positives.",
+)
+def focal(z, y, alpha=0.25, gamma=2.0, reduction="none"):
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(reduction)
+    y = y.to(z)
+    u = (2 * y - 1) * z
+    loss = -F.logsigmoid(u) * torch.exp(gamma * F.logsigmoid(-u))
+    if alpha > 0:
+        loss = loss * (alpha * y + (1 - alpha) * (1 - y))
+    return {"none": lambda t: t, "mean": torch.mean, "sum": torch.sum}[reduction](loss)
+
+
+@misconception(
+    "focal",
+    hint="A negative alpha is used as a weight. It means no weights at all.",
+)
+def focal(z, y, alpha=0.25, gamma=2.0, reduction="none"):
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(reduction)
+    y = y.to(z)
+    u = (2 * y - 1) * z
+    loss = -F.logsigmoid(u) * torch.exp(gamma * F.logsigmoid(-u))
+    loss = loss * (alpha * y + (1 - alpha) * (1 - y))
+    return {"none": lambda t: t, "mean": torch.mean, "sum": torch.sum}[reduction](loss)
+
+
+@misconception(
+    "focal",
+    hint="gamma is not used: the factor is 1 - p_t itself, not its power.",
+)
+def focal(z, y, alpha=0.25, gamma=2.0, reduction="none"):
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(reduction)
+    y = y.to(z)
+    u = (2 * y - 1) * z
+    loss = -F.logsigmoid(u) * torch.sigmoid(-u)
+    if alpha >= 0:
+        loss = loss * (alpha * y + (1 - alpha) * (1 - y))
+    return {"none": lambda t: t, "mean": torch.mean, "sum": torch.sum}[reduction](loss)
+
+
+@misconception(
+    "focal",
+    hint="A reduction that does not exist is taken for one that does. A slip of the pen should be a "
+    "ValueError, not another loss.",
+)
+def focal(z, y, alpha=0.25, gamma=2.0, reduction="none"):
+    y = y.to(z)
+    u = (2 * y - 1) * z
+    loss = -F.logsigmoid(u) * torch.exp(gamma * F.logsigmoid(-u))
+    if alpha >= 0:
+        loss = loss * (alpha * y + (1 - alpha) * (1 - y))
+    return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
 
 
 # --- smote -----------------------------------------------------------------------------------
@@ -508,6 +782,104 @@ def tomek_links(X, y):
     return torch.stack([i[link], near[link]], 1)
 
 
+@misconception(
+    "smote",
+    hint="The new points lie beyond the row, on the side away from its neighbour. The way from x_i "
+    "to x_j is x_j - x_i.",
+)
+def smote(X, k, n, rng):
+    if not 1 <= k < len(X):
+        raise ValueError(k)
+    far = (X[:, None] - X).pow(2).sum(-1)
+    far.fill_diagonal_(math.inf)
+    near = far.topk(k, largest=False).indices
+    i = torch.randint(len(X), (n,), generator=rng)
+    j = near[i, torch.randint(k, (n,), generator=rng)]
+    t = torch.rand(n, 1, generator=rng, dtype=X.dtype)
+    return X[i] + t * (X[i] - X[j])
+
+
+@misconception(
+    "smote",
+    hint="The partners are the farthest rows, or the row itself: `topk` gives the largest entries "
+    "unless told `largest=False`.",
+)
+def smote(X, k, n, rng):
+    if not 1 <= k < len(X):
+        raise ValueError(k)
+    far = (X[:, None] - X).pow(2).sum(-1)
+    far.fill_diagonal_(math.inf)
+    near = far.topk(k).indices
+    i = torch.randint(len(X), (n,), generator=rng)
+    j = near[i, torch.randint(k, (n,), generator=rng)]
+    t = torch.rand(n, 1, generator=rng, dtype=X.dtype)
+    return X[i] + t * (X[j] - X[i])
+
+
+@misconception(
+    "smote",
+    hint="The partner is always the k-th nearest row. All k nearest should have the same chance.",
+)
+def smote(X, k, n, rng):
+    if not 1 <= k < len(X):
+        raise ValueError(k)
+    far = (X[:, None] - X).pow(2).sum(-1)
+    far.fill_diagonal_(math.inf)
+    near = far.topk(k, largest=False).indices
+    i = torch.randint(len(X), (n,), generator=rng)
+    j = near[i, k - 1]
+    t = torch.rand(n, 1, generator=rng, dtype=X.dtype)
+    return X[i] + t * (X[j] - X[i])
+
+
+@misconception(
+    "smote",
+    hint="The rows take turns from the first one on, so that a few new points all come from the first "
+    "rows. Draw the row at random.",
+)
+def smote(X, k, n, rng):
+    if not 1 <= k < len(X):
+        raise ValueError(k)
+    far = (X[:, None] - X).pow(2).sum(-1)
+    far.fill_diagonal_(math.inf)
+    near = far.topk(k, largest=False).indices
+    i = torch.arange(n) % len(X)
+    j = near[i, torch.randint(k, (n,), generator=rng)]
+    t = torch.rand(n, 1, generator=rng, dtype=X.dtype)
+    return X[i] + t * (X[j] - X[i])
+
+
+@misconception(
+    "smote",
+    hint="The random numbers come from the global generator. Pass `generator=rng`, so that the points "
+    "can be made again.",
+)
+def smote(X, k, n, rng):
+    if not 1 <= k < len(X):
+        raise ValueError(k)
+    far = (X[:, None] - X).pow(2).sum(-1)
+    far.fill_diagonal_(math.inf)
+    near = far.topk(k, largest=False).indices
+    i = torch.randint(len(X), (n,))
+    j = near[i, torch.randint(k, (n,))]
+    t = torch.rand(n, 1, dtype=X.dtype)
+    return X[i] + t * (X[j] - X[i])
+
+
+@misconception(
+    "smote",
+    hint="It is enough here that j is the nearest of i. In a Tomek link the choice is mutual: i must "
+    "be the nearest of j as well.",
+)
+def tomek_links(X, y):
+    far = (X[:, None] - X).pow(2).sum(-1)
+    far.fill_diagonal_(math.inf)
+    near = far.argmin(1)
+    i = torch.arange(len(X), device=X.device)
+    link = (y[near] != y) & (i < near)
+    return torch.stack([i[link], near[link]], 1)
+
+
 # --- resample --------------------------------------------------------------------------------
 
 
@@ -557,8 +929,8 @@ def oversample(y, rng):
 
 @misconception(
     "resample",
-    hint="The clusters are not used, so a small cluster can vanish. Take one row of each cluster "
-    "first, then a second one of each.",
+    hint="The clusters are not used, or only in proportion to their size, so a small one can vanish. "
+    "Take one row of each cluster first, then a second one of each.",
 )
 def undersample(y, clusters, rng):
     classes, sizes = y.unique(return_counts=True)
@@ -632,6 +1004,82 @@ def undersample(y, clusters, rng):
         own = own[torch.randperm(len(own), generator=rng)]
         turn = torch.zeros_like(own)
         for g in clusters[own].unique():
+            member = clusters[own] == g
+            turn[member] = torch.arange(int(member.sum()))
+        rows.append(own[turn.argsort(stable=True)][:keep])
+    return torch.cat(rows)
+
+
+@misconception(
+    "resample",
+    hint="Only the labels 0 and 1 are looked at. There may be more classes, with other numbers: "
+    "`y.unique()` lists them.",
+)
+def oversample(y, rng):
+    few, many = sorted(((y == 1).nonzero()[:, 0], (y == 0).nonzero()[:, 0]), key=len)
+    more = few[torch.randint(len(few), (len(many) - len(few),), generator=rng)]
+    return torch.cat([torch.arange(len(y)), more])
+
+
+@misconception(
+    "resample",
+    hint="Every cluster gives the same number of rows, rounded down, so that some rows are missing. "
+    "Where one has no more, or something is left over, the others go on.",
+)
+def undersample(y, clusters, rng):
+    classes, sizes = y.unique(return_counts=True)
+    keep = int(sizes.min())
+    rows = []
+    for c in classes:
+        own = (y == c).nonzero()[:, 0]
+        groups = clusters[own].unique()
+        if len(groups) > keep:
+            raise ValueError("too many clusters")
+        for g in groups:
+            member = own[clusters[own] == g]
+            member = member[torch.randperm(len(member), generator=rng)]
+            rows.append(member[: keep // len(groups)])
+    return torch.cat(rows)
+
+
+@misconception(
+    "resample",
+    hint="After one row of each cluster the rest is drawn from all, so the large clusters fill the "
+    "plan. Go on in turns: a second row of each, then a third.",
+)
+def undersample(y, clusters, rng):
+    classes, sizes = y.unique(return_counts=True)
+    keep = int(sizes.min())
+    rows = []
+    for c in classes:
+        own = (y == c).nonzero()[:, 0]
+        own = own[torch.randperm(len(own), generator=rng)]
+        groups = clusters[own].unique()
+        if len(groups) > keep:
+            raise ValueError("too many clusters")
+        first = torch.stack([own[clusters[own] == g][0] for g in groups])
+        rest = own[~torch.isin(own, first)]
+        rows += [first, rest[: keep - len(first)]]
+    return torch.cat(rows)
+
+
+@misconception(
+    "resample",
+    hint="The random numbers come from the global generator. Pass `generator=rng`, so that the plan "
+    "can be repeated.",
+)
+def undersample(y, clusters, rng):
+    classes, sizes = y.unique(return_counts=True)
+    keep = int(sizes.min())
+    rows = []
+    for c in classes:
+        own = (y == c).nonzero()[:, 0]
+        own = own[torch.randperm(len(own))]
+        groups = clusters[own].unique()
+        if len(groups) > keep:
+            raise ValueError("too many clusters")
+        turn = torch.zeros_like(own)
+        for g in groups:
             member = clusters[own] == g
             turn[member] = torch.arange(int(member.sum()))
         rows.append(own[turn.argsort(stable=True)][:keep])
@@ -741,6 +1189,55 @@ def stratified_kfold(y, k, rng):
     return [(rows[fold != f], rows[fold == f]) for f in range(k)]
 
 
+@misconception(
+    "kfold",
+    hint="The parts have the size n / k rounded up, so the last one is much smaller, or missing. "
+    "`tensor_split(k)` makes k parts whose sizes differ by at most one.",
+)
+def kfold(n, k, rng):
+    if not 2 <= k <= n:
+        raise ValueError(k)
+    parts = torch.randperm(n, generator=rng).split(-(-n // k))
+    return [(torch.cat([*parts[:f], *parts[f + 1 :]]), parts[f]) for f in range(len(parts))]
+
+
+@misconception(
+    "kfold",
+    hint="The rows are cut in the order in which they come. If they are sorted, by class or by "
+    "time, the folds are not alike; shuffle with rng first.",
+)
+def kfold(n, k, rng):
+    if not 2 <= k <= n:
+        raise ValueError(k)
+    parts = torch.arange(n).tensor_split(k)
+    return [(torch.cat([*parts[:f], *parts[f + 1 :]]), parts[f]) for f in range(k)]
+
+
+@misconception(
+    "kfold",
+    hint="The random numbers come from the global generator. Pass `generator=rng`, so that the folds "
+    "can be made again.",
+)
+def kfold(n, k, rng):
+    if not 2 <= k <= n:
+        raise ValueError(k)
+    parts = torch.randperm(n).tensor_split(k)
+    return [(torch.cat([*parts[:f], *parts[f + 1 :]]), parts[f]) for f in range(k)]
+
+
+@misconception(
+    "kfold",
+    hint="The rows of a class are dealt in the order in which they come, always the same. Shuffle "
+    "them within the class, with rng.",
+)
+def stratified_kfold(y, k, rng):
+    if not 2 <= k <= len(y):
+        raise ValueError(k)
+    order = y.argsort(stable=True)
+    parts = [order[f::k] for f in range(k)]
+    return [(torch.cat([*parts[:f], *parts[f + 1 :]]), parts[f]) for f in range(k)]
+
+
 # --- vc --------------------------------------------------------------------------------------
 
 
@@ -792,8 +1289,8 @@ def can_shatter(points):
 
 @misconception(
     "vc",
-    hint="The inequalities allow a product of 0, and w = 0, b = 0 always fulfils them. Ask for at "
-    "least 1.",
+    hint="Every set of points is called shattered. Either the inequalities allow a product of 0, which "
+    "w = 0, b = 0 always fulfils: ask for at least 1. Or one labelling is enough for you: ask for all.",
 )
 def can_shatter(points):
     from itertools import product
@@ -807,3 +1304,97 @@ def can_shatter(points):
         if not answer.success:
             return False
     return True
+
+
+@misconception(
+    "vc",
+    hint="The labels are 0 and 1. With a label of 0 the product is 0, never at least 1; take -1 and 1.",
+)
+def can_shatter(points):
+    from itertools import product
+
+    from scipy.optimize import linprog
+
+    rows = torch.cat([points, torch.ones_like(points[:, :1])], 1).numpy()
+    for signs in product((0.0, 1.0), repeat=len(rows)):
+        left = -torch.tensor(signs)[:, None].numpy() * rows
+        answer = linprog([0.0] * rows.shape[1], left, [-1.0] * len(rows), bounds=(None, None))
+        if not answer.success:
+            return False
+    return True
+
+
+@misconception(
+    "vc",
+    hint="The perceptron is stopped too early: it needs many rounds where classes are close to each "
+    "other. A linear program always decides.",
+)
+def can_shatter(points):
+    from itertools import product
+
+    rows = torch.cat([points, torch.ones_like(points[:, :1])], 1)
+    for signs in product((-1.0, 1.0), repeat=len(rows)):
+        v, wrong = torch.zeros_like(rows[0]), 0
+        for _ in range(20):
+            wrong = 0
+            for row, sign in zip(rows, signs, strict=True):
+                if sign * (row @ v) <= 0:
+                    v, wrong = v + sign * row, wrong + 1
+            if not wrong:
+                break
+        if wrong:
+            return False
+    return True
+
+
+# --- debug -----------------------------------------------------------------------------------
+
+
+@misconception(
+    "debug",
+    hint="The copies are still made before the split, so a row can be in both parts. Split the "
+    "original rows, then copy within the training part.",
+)
+def split_then_balance(y, rng):
+    pos, neg = (y == 1).nonzero()[:, 0], (y == 0).nonzero()[:, 0]
+    copies = pos[torch.randint(len(pos), (len(neg),), generator=rng)]
+    rows = torch.cat([neg, copies])
+    rows = rows[torch.randperm(len(rows), generator=rng)]
+    fifth = len(y) // 5
+    return rows[fifth:], rows[:fifth]
+
+
+@misconception(
+    "debug",
+    hint="The copies are drawn from all ones, those for validation included. Draw them from the ones "
+    "of the training part.",
+)
+def split_then_balance(y, rng):
+    rows = torch.randperm(len(y), generator=rng)
+    val, train = rows[: len(y) // 5], rows[len(y) // 5 :]
+    ones, lacking = (y == 1).nonzero()[:, 0], int((y[train] == 0).sum() - (y[train] == 1).sum())
+    return torch.cat([train, ones[torch.randint(len(ones), (lacking,), generator=rng)]]), val
+
+
+@misconception(
+    "debug",
+    hint="All ones of the training part are drawn anew, so by chance some are lost. Keep each once, "
+    "and draw only what is lacking.",
+)
+def split_then_balance(y, rng):
+    rows = torch.randperm(len(y), generator=rng)
+    val, train = rows[: len(y) // 5], rows[len(y) // 5 :]
+    ones, zeros = train[y[train] == 1], train[y[train] == 0]
+    return torch.cat([zeros, ones[torch.randint(len(ones), (len(zeros),), generator=rng)]]), val
+
+
+@misconception(
+    "debug",
+    hint="The first fifth of the rows is always taken for validation. If the rows are sorted, it is "
+    "not like the rest: shuffle with rng first.",
+)
+def split_then_balance(y, rng):
+    val, train = torch.arange(len(y) // 5), torch.arange(len(y) // 5, len(y))
+    ones, zeros = train[y[train] == 1], train[y[train] == 0]
+    more = ones[torch.randint(len(ones), (len(zeros) - len(ones),), generator=rng)]
+    return torch.cat([train, more]), val

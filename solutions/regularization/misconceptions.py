@@ -80,6 +80,47 @@ def decompose(fit, x0, f, sigma, n_sets, rng):
     return bias2.item(), var.item(), sigma**2, (new - g).pow(2).mean().item()
 
 
+@misconception(
+    "biasvar",
+    hint="This is the bias without its square. The three parts add up to a squared error, so "
+    "that each of them has to be squared, too.",
+)
+def decompose(fit, x0, f, sigma, n_sets, rng):
+    noise = torch.randn(n_sets, 2, len(x0), generator=rng, dtype=x0.dtype)
+    y, new = (f(x0) + sigma * noise).unbind(1)
+    g = torch.stack([fit(x0, row) for row in y])
+    bias = (g.mean(0) - f(x0)).abs().mean()
+    var = g.var(0, unbiased=False).mean()
+    return bias.item(), var.item(), sigma**2, (new - g).pow(2).mean().item()
+
+
+@misconception(
+    "biasvar",
+    hint="The variance is divided by n_sets - 1, as `var` and `std` do by default. For the parts "
+    "to add up, divide by n_sets.",
+)
+def decompose(fit, x0, f, sigma, n_sets, rng):
+    noise = torch.randn(n_sets, 2, len(x0), generator=rng, dtype=x0.dtype)
+    y, new = (f(x0) + sigma * noise).unbind(1)
+    g = torch.stack([fit(x0, row) for row in y])
+    bias2 = (g.mean(0) - f(x0)).pow(2).mean()
+    var = g.var(0).mean()
+    return bias2.item(), var.item(), sigma**2, (new - g).pow(2).mean().item()
+
+
+@misconception(
+    "biasvar",
+    hint="The predictions are compared with f(x0) itself, so that the noise of the new targets is "
+    "missing from the error. Compare with f(x0) plus new noise.",
+)
+def decompose(fit, x0, f, sigma, n_sets, rng):
+    y = f(x0) + sigma * torch.randn(n_sets, len(x0), generator=rng, dtype=x0.dtype)
+    g = torch.stack([fit(x0, row) for row in y])
+    bias2 = (g.mean(0) - f(x0)).pow(2).mean()
+    var = g.var(0, unbiased=False).mean()
+    return bias2.item(), var.item(), sigma**2, (g - f(x0)).pow(2).mean().item()
+
+
 # --- ridge-lasso -------------------------------------------------------------------------------
 
 
@@ -179,6 +220,30 @@ def lasso_ista(X, y, lam, steps):
         v = w - X.T @ (X @ w - y) / n / ell
         w = v.sign() * (v.abs() - lam / ell).clamp(min=0)
     return w
+
+
+@misconception(
+    "ridge-lasso",
+    hint="ell is the largest eigenvalue of X^T X / n. Without the 1 / n it is n times too large, "
+    "and each step n times too short.",
+)
+def lasso_ista(X, y, lam, steps):
+    n, d = X.shape
+    ell = torch.linalg.eigvalsh(X.T @ X)[-1]
+    w = X.new_zeros(d)
+    for _ in range(steps):
+        v = w - X.T @ (X @ w - y) / n / ell
+        w = v.sign() * (v.abs() - lam / ell).clamp(min=0)
+    return w
+
+
+@misconception(
+    "ridge-lasso",
+    hint="A negative t is accepted. It would push the numbers away from zero; the docstring asks "
+    "for a ValueError.",
+)
+def soft_threshold(v, t):
+    return v.sign() * (v.abs() - t).clamp(min=0)
 
 
 # --- decay -------------------------------------------------------------------------------------
@@ -282,6 +347,32 @@ def sgd_decay_step(params, grads, lr, wd):
             p.mul_(1 - lr * wd)
             if g is not None:
                 p.sub_(lr * g)
+
+
+@misconception(
+    "decay",
+    hint="The step is taken first, and then shrunk, too. The decay belongs to the old p: shrink, "
+    "then step.",
+)
+def sgd_decay_step(params, grads, lr, wd):
+    if len(params) != len(grads):
+        raise ValueError("different lengths")
+    with torch.no_grad():
+        for p, g in zip(params, grads, strict=True):
+            if g is not None:
+                p.sub_(lr * g).mul_(1 - lr * wd)
+
+
+@misconception(
+    "decay",
+    hint="`zip` stops at the end of the shorter list without a word. Compare the lengths first, "
+    "before anything is changed.",
+)
+def sgd_decay_step(params, grads, lr, wd):
+    with torch.no_grad():
+        for p, g in zip(params, grads, strict=False):
+            if g is not None:
+                p.mul_(1 - lr * wd).sub_(lr * g)
 
 
 # --- dropout -----------------------------------------------------------------------------------
@@ -391,6 +482,30 @@ class MyDropout(nn.Module):
 
 @misconception(
     "dropout",
+    hint="`x *= …` and `x /= …` change the caller's tensor, and fail where x is a parameter. "
+    "Make a new one: `x * mask`.",
+)
+class MyDropout(nn.Module):
+    def __init__(self, p=0.5):
+        super().__init__()
+        if not 0 <= p <= 1:
+            raise ValueError("p is no probability")
+        self.p = p
+
+    def forward(self, x):
+        if not x.is_floating_point():
+            raise TypeError("integers")
+        if not self.training:
+            return x
+        if self.p == 1:
+            return torch.zeros_like(x)
+        x *= torch.rand_like(x) >= self.p
+        x /= 1 - self.p
+        return x
+
+
+@misconception(
+    "dropout",
     hint="The mask is drawn once and shared by all rows, so a unit is dropped for the whole "
     "batch. Every entry should be drawn for itself.",
 )
@@ -450,6 +565,44 @@ class SpatialDropout(nn.Module):
             return x
         shared = [dim % x.dim() for dim in self.shared_dims]
         shape = [n if k in shared else 1 for k, n in enumerate(x.shape)]
+        keep = 1 - self.p
+        return x * (torch.rand(shape, device=x.device) < keep) / (keep or 1)
+
+
+@misconception(
+    "spatial",
+    hint="The mask is shared along the batch as well, so that a channel is dropped for all "
+    "examples at once. Only the axes of shared_dims should have length 1.",
+)
+class SpatialDropout(nn.Module):
+    def __init__(self, p, shared_dims):
+        super().__init__()
+        self.p, self.shared_dims = p, shared_dims
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        shape = [1, *x.shape[1:]]
+        for dim in self.shared_dims:
+            shape[dim] = 1
+        keep = 1 - self.p
+        return x * (torch.rand(shape, device=x.device) < keep) / (keep or 1)
+
+
+@misconception(
+    "spatial",
+    hint="The mask is that of `nn.Dropout2d`, [N, C, 1, 1, …], whatever the caller asks for. Put "
+    "a 1 at the axes of shared_dims, and there only.",
+)
+class SpatialDropout(nn.Module):
+    def __init__(self, p, shared_dims):
+        super().__init__()
+        self.p, self.shared_dims = p, shared_dims
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        shape = [*x.shape[:2], *[1] * (x.dim() - 2)]
         keep = 1 - self.p
         return x * (torch.rand(shape, device=x.device) < keep) / (keep or 1)
 
@@ -542,6 +695,42 @@ class DropConnectLinear(nn.Linear):
         return (torch.einsum("noi,ni->no", self.weight * mask, x) + self.bias) / (keep or 1)
 
 
+@misconception(
+    "spatial",
+    hint="The weights that are kept are not scaled: divide by the keep probability, so that the "
+    "mean is that of evaluation.",
+)
+class DropConnectLinear(nn.Linear):
+    def __init__(self, in_features, out_features, p):
+        super().__init__(in_features, out_features)
+        self.p = p
+
+    def forward(self, x):
+        if not self.training:
+            return F.linear(x, self.weight, self.bias)
+        mask = torch.rand(len(x), *self.weight.shape, device=x.device) >= self.p
+        return torch.einsum("noi,ni->no", self.weight * mask, x) + self.bias
+
+
+@misconception(
+    "spatial",
+    hint="The bias is dropped, too. DropConnect drops weights; add the bias as it is.",
+)
+class DropConnectLinear(nn.Linear):
+    def __init__(self, in_features, out_features, p):
+        super().__init__(in_features, out_features)
+        self.p = p
+
+    def forward(self, x):
+        if not self.training:
+            return F.linear(x, self.weight, self.bias)
+        keep = 1 - self.p
+        mask = torch.rand(len(x), *self.weight.shape, device=x.device) < keep
+        kept = torch.rand(len(x), len(self.bias), device=x.device) < keep
+        u = torch.einsum("noi,ni->no", self.weight * mask, x) + self.bias * kept
+        return u / (keep or 1)
+
+
 # --- depth -------------------------------------------------------------------------------------
 
 
@@ -564,6 +753,99 @@ def survival(l, L, pL):  # noqa: E741
     if not 0 <= l <= L:
         raise ValueError("no such block")
     return 1 - l / L * pL
+
+
+@misconception(
+    "depth",
+    hint="The line starts at the first block instead of the input. Block l has come the share "
+    "l / L of the way; with (l - 1) / (L - 1), a network of one block divides by zero.",
+)
+def survival(l, L, pL):  # noqa: E741
+    if not 0 <= l <= L:
+        raise ValueError("no such block")
+    return 1 - (l - 1) / (L - 1) * (1 - pL)
+
+
+@misconception(
+    "depth",
+    hint="The modes have changed places: in row mode each example draws for itself, in batch mode "
+    "all share one draw.",
+)
+class DropPath(nn.Module):
+    def __init__(self, p, mode="row"):
+        super().__init__()
+        if mode not in ("row", "batch"):
+            raise ValueError("no such mode")
+        self.p, self.mode = p, mode
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        rows = len(x) if self.mode == "batch" else 1
+        shape = [rows] + [1] * (x.dim() - 1)
+        keep = 1 - self.p
+        return x * (torch.rand(shape, device=x.device) < keep) / (keep or 1)
+
+
+@misconception(
+    "depth",
+    hint="The mask has four axes, whatever x has. Give it as many axes as x: "
+    "`[len(x)] + [1] * (x.dim() - 1)`.",
+)
+class DropPath(nn.Module):
+    def __init__(self, p, mode="row"):
+        super().__init__()
+        if mode not in ("row", "batch"):
+            raise ValueError("no such mode")
+        self.p, self.mode = p, mode
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        rows = len(x) if self.mode == "row" else 1
+        keep = 1 - self.p
+        return x * (torch.rand(rows, 1, 1, 1, device=x.device) < keep) / (keep or 1)
+
+
+@misconception(
+    "depth",
+    hint="What is kept is not scaled. Divide by 1 - p, so that the mean in training is that of "
+    "evaluation.",
+)
+class DropPath(nn.Module):
+    def __init__(self, p, mode="row"):
+        super().__init__()
+        if mode not in ("row", "batch"):
+            raise ValueError("no such mode")
+        self.p, self.mode = p, mode
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        rows = len(x) if self.mode == "row" else 1
+        shape = [rows] + [1] * (x.dim() - 1)
+        return x * (torch.rand(shape, device=x.device) >= self.p)
+
+
+@misconception(
+    "depth",
+    hint="It scales twice: training divides by 1 - p already, so that evaluation has nothing left "
+    "to do.",
+)
+class DropPath(nn.Module):
+    def __init__(self, p, mode="row"):
+        super().__init__()
+        if mode not in ("row", "batch"):
+            raise ValueError("no such mode")
+        self.p, self.mode = p, mode
+
+    def forward(self, x):
+        keep = 1 - self.p
+        if not self.training:
+            return keep * x
+        rows = len(x) if self.mode == "row" else 1
+        shape = [rows] + [1] * (x.dim() - 1)
+        return x * (torch.rand(shape, device=x.device) < keep) / (keep or 1)
 
 
 @misconception(
@@ -774,6 +1056,24 @@ class UniformDropout(nn.Module):
         return x + self.b * (2 * torch.rand_like(x) - 1)
 
 
+@misconception(
+    "dropblock",
+    hint="x is multiplied by u instead of 1 + u: the noise should have the mean 1, or nothing of x "
+    "is left on average.",
+)
+class UniformDropout(nn.Module):
+    def __init__(self, b):
+        super().__init__()
+        if b < 0:
+            raise ValueError("b is negative")
+        self.b = b
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        return x * self.b * (2 * torch.rand_like(x) - 1)
+
+
 # --- flood -------------------------------------------------------------------------------------
 
 
@@ -935,3 +1235,30 @@ class EarlyStopper:
     def restore(self, model):
         if self.state is not None:
             model.load_state_dict(self.state)
+
+
+@misconception(
+    "flood",
+    hint="A value that equals the best counts as an improvement here. It has to be better by "
+    "*more* than min_delta, or a curve that stands still never stops.",
+)
+class EarlyStopper:
+    def __init__(self, patience, min_delta=0.0, mode="min"):
+        if mode not in ("min", "max"):
+            raise ValueError("no such mode")
+        self.patience, self.min_delta = patience, min_delta
+        self.sign = 1 if mode == "min" else -1
+        self.best = self.sign * math.inf
+        self.best_epoch, self.epoch, self.bad, self.state = None, -1, 0, None
+
+    def step(self, value, model):
+        self.epoch += 1
+        if self.sign * value <= self.sign * self.best - self.min_delta:
+            self.best, self.best_epoch, self.bad = value, self.epoch, 0
+            self.state = copy.deepcopy(model.state_dict())
+        else:
+            self.bad += 1
+        return self.bad >= self.patience
+
+    def restore(self, model):
+        model.load_state_dict(self.state)

@@ -10,6 +10,7 @@ from itertools import islice
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from course.testing import misconception
 
@@ -134,14 +135,15 @@ class LCG:
 
 @misconception(
     "lcg",
-    hint="`period` walks with the generator itself and leaves it somewhere else. Walk with a local "
-    "variable.",
+    hint="`period` walks with the generator itself, so that `next` goes on from somewhere else. "
+    "Walk with a local variable.",
 )
 class LCG:
     def __init__(self, a, c, m, seed):
         if m <= 0:
-            raise ValueError("m should be positive")
-        self.a, self.c, self.m, self.x = a, c, m, seed % m
+            raise ValueError("m must be positive")
+        self.a, self.c, self.m = a, c, m
+        self.x = seed % m
 
     def next(self):
         self.x = (self.a * self.x + self.c) % self.m
@@ -151,13 +153,40 @@ class LCG:
         return self.next() / self.m
 
     def period(self):
-        seen = {}
+        seen, n = {}, 0
         while self.x not in seen:
-            seen[self.x] = len(seen)
+            seen[self.x] = n
             self.next()
-        length = len(seen) - seen[self.x]
-        self.next()
-        return length
+            n += 1
+        return n - seen[self.x]
+
+
+@misconception(
+    "lcg",
+    hint="This waits until the present number comes back. It may never do so: with a = 2, c = 0,"
+    " m = 8 the seed 1 leads to 0 and stays there.",
+)
+class LCG:
+    def __init__(self, a, c, m, seed):
+        if m <= 0:
+            raise ValueError("m must be positive")
+        self.a, self.c, self.m = a, c, m
+        self.x = seed % m
+
+    def next(self):
+        self.x = (self.a * self.x + self.c) % self.m
+        return self.x
+
+    def random(self):
+        return self.next() / self.m
+
+    def period(self):
+        x, n = self.x, 0
+        while n <= self.m:
+            x, n = (self.a * x + self.c) % self.m, n + 1
+            if x == self.x:
+                break
+        return n
 
 
 # --- seed ------------------------------------------------------------------------------------
@@ -260,6 +289,21 @@ def predict_shift(draws, k):
     if not 0 <= k <= len(draws):
         raise ValueError("k should be from 0 to n")
     return draws.roll(-k)
+
+
+@misconception(
+    "seed",
+    hint="`np.random.default_rng(seed)` makes a new generator and leaves the global one alone, "
+    "from which `np.random.rand` and most data sets draw.",
+)
+def seed_everything(seed):
+    if not 0 <= seed < 2**32:
+        raise ValueError("seed must be in [0, 2**32)")
+    random.seed(seed)
+    np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
 
 
 # --- stable ----------------------------------------------------------------------------------
@@ -425,6 +469,48 @@ def stable(loader, seed, epoch):
         yield batch
 
 
+@misconception(
+    "stable",
+    hint="The generators are put back when the loop is over, but between two batches the caller "
+    "works with those of the loader. The `yield` has to stand outside of what is protected.",
+)
+def stable(loader, seed, epoch):
+    states = get_states()
+    a, b, c = np.random.SeedSequence((seed, epoch)).generate_state(3).tolist()
+    random.seed(a)
+    np.random.seed(b)
+    torch.manual_seed(c)
+    try:
+        yield from loader
+    finally:
+        set_states(states)
+
+
+@misconception(
+    "stable",
+    hint="1000 * seed + epoch is the same number for (1, 0) and (0, 1000), so a long run meets "
+    "the streams of the next seed. A hash of the pair does not.",
+)
+def stable(loader, seed, epoch):
+    outside = get_states()
+    random.seed(1000 * seed + epoch)
+    np.random.seed(1000 * seed + epoch)
+    torch.manual_seed(1000 * seed + epoch)
+    batches, own = iter(loader), get_states()
+    set_states(outside)
+    while True:
+        outside = get_states()
+        set_states(own)
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        finally:
+            own = get_states()
+            set_states(outside)
+        yield batch
+
+
 # --- accum -----------------------------------------------------------------------------------
 
 
@@ -534,6 +620,45 @@ def train_epoch(model, opt, loader, k, loss_fn):
         opt.zero_grad()
         sum(loss_fn(model(x), y) * len(x) / size for x, y in group).backward()
         opt.step()
+        updates += 1
+    return updates
+
+
+@misconception(
+    "accum",
+    hint="The batches of a group are joined and go through the model at once: the right update, "
+    "but the large batch is in memory after all, which accumulation should avoid.",
+)
+def train_epoch(model, opt, loader, k, loss_fn):
+    if k < 1:
+        raise ValueError("k must be at least 1")
+    batches = iter(loader)
+    updates = 0
+    while group := list(islice(batches, k)):
+        opt.zero_grad()
+        x, y = (torch.cat(part) for part in zip(*group, strict=True))
+        loss_fn(model(x), y).backward()
+        opt.step()
+        updates += 1
+    return updates
+
+
+@misconception(
+    "accum",
+    hint="Gradients are zeroed after each step only, so what was in .grad at the beginning "
+    "counts in the first update. Zero them at the start of a group.",
+)
+def train_epoch(model, opt, loader, k, loss_fn):
+    if k < 1:
+        raise ValueError("k must be at least 1")
+    batches = iter(loader)
+    updates = 0
+    while group := list(islice(batches, k)):
+        N = sum(len(x) for x, _ in group)
+        for x, y in group:
+            (loss_fn(model(x), y) * len(x) / N).backward()
+        opt.step()
+        opt.zero_grad()
         updates += 1
     return updates
 
@@ -687,6 +812,23 @@ def load_ckpt(path, map_location=None, **objs):
         obj.load_state_dict(saved[name])
     set_states((rng["python"], tuple(rng["numpy"]), torch.tensor(rng["torch"], dtype=torch.uint8)))
     return {name: saved[name] for name in saved if name not in objs}
+
+
+@misconception(
+    "checkpoint",
+    hint="Everything that was saved is returned, the objects that were just loaded included. The"
+    " caller asks for what is left.",
+)
+def load_ckpt(path, map_location=None, **objs):
+    file = torch.load(path, map_location=map_location, weights_only=True)
+    saved, rng = file["objs"], file["rng"]
+    missing = [name for name in objs if name not in saved]
+    if missing:
+        raise KeyError(f"the checkpoint has no {', '.join(missing)}")
+    for name, obj in objs.items():
+        obj.load_state_dict(saved[name])
+    set_states((rng["python"], tuple(rng["numpy"]), torch.tensor(rng["torch"], dtype=torch.uint8)))
+    return saved
 
 
 # --- scaler ----------------------------------------------------------------------------------
@@ -906,6 +1048,220 @@ class Scaler:
         self.finite = None
 
 
+@misconception(
+    "scaler",
+    hint="`unscale_` returns early after an overflow, with gradients that are still scaled. "
+    "Divide all of them in any case; whether to step is decided in `step`.",
+)
+class Scaler:
+    def __init__(self, init=2.0**16, growth=2.0, backoff=0.5, interval=2000):
+        self.factor, self.growth, self.backoff, self.interval = init, growth, backoff, interval
+        self.good = 0
+        self.finite = None
+
+    def scale(self, loss):
+        return loss * self.factor
+
+    def unscale_(self, opt):
+        if self.finite is not None:
+            raise RuntimeError("already unscaled")
+        grads = [p.grad for g in opt.param_groups for p in g["params"] if p.grad is not None]
+        self.finite = all(bool(g.isfinite().all()) for g in grads)
+        if not self.finite:
+            return
+        for group in opt.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.grad.div_(self.factor)
+
+    def step(self, opt):
+        if self.finite is None:
+            self.unscale_(opt)
+        if self.finite:
+            opt.step()
+
+    def update(self):
+        if self.finite is False:
+            self.factor *= self.backoff
+            self.good = 0
+        elif self.finite:
+            self.good += 1
+            if self.good == self.interval:
+                self.factor *= self.growth
+                self.good = 0
+        self.finite = None
+
+
+@misconception(
+    "scaler",
+    hint="The factor grows one good update too late: after `interval` good ones, not after one "
+    "more.",
+)
+class Scaler:
+    def __init__(self, init=2.0**16, growth=2.0, backoff=0.5, interval=2000):
+        self.factor, self.growth, self.backoff, self.interval = init, growth, backoff, interval
+        self.good = 0
+        self.finite = None
+
+    def scale(self, loss):
+        return loss * self.factor
+
+    def unscale_(self, opt):
+        if self.finite is not None:
+            raise RuntimeError("already unscaled")
+        self.finite = True
+        for group in opt.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.grad.div_(self.factor)
+                    if not torch.isfinite(p.grad).all():
+                        self.finite = False
+
+    def step(self, opt):
+        if self.finite is None:
+            self.unscale_(opt)
+        if self.finite:
+            opt.step()
+
+    def update(self):
+        if self.finite is False:
+            self.factor *= self.backoff
+            self.good = 0
+        elif self.finite:
+            self.good += 1
+            if self.good > self.interval:
+                self.factor *= self.growth
+                self.good = 0
+        self.finite = None
+
+
+@misconception(
+    "scaler",
+    hint="Only infinities are looked for. A NaN (infinity minus infinity, say) is no true "
+    "gradient either.",
+)
+class Scaler:
+    def __init__(self, init=2.0**16, growth=2.0, backoff=0.5, interval=2000):
+        self.factor, self.growth, self.backoff, self.interval = init, growth, backoff, interval
+        self.good = 0
+        self.finite = None
+
+    def scale(self, loss):
+        return loss * self.factor
+
+    def unscale_(self, opt):
+        if self.finite is not None:
+            raise RuntimeError("already unscaled")
+        self.finite = True
+        for group in opt.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.grad.div_(self.factor)
+                    if torch.isinf(p.grad).any():
+                        self.finite = False
+
+    def step(self, opt):
+        if self.finite is None:
+            self.unscale_(opt)
+        if self.finite:
+            opt.step()
+
+    def update(self):
+        if self.finite is False:
+            self.factor *= self.backoff
+            self.good = 0
+        elif self.finite:
+            self.good += 1
+            if self.good == self.interval:
+                self.factor *= self.growth
+                self.good = 0
+        self.finite = None
+
+
+@misconception(
+    "scaler",
+    hint="Each parameter overwrites what the ones before have found, so that only the last one "
+    "decides. One bad gradient is enough.",
+)
+class Scaler:
+    def __init__(self, init=2.0**16, growth=2.0, backoff=0.5, interval=2000):
+        self.factor, self.growth, self.backoff, self.interval = init, growth, backoff, interval
+        self.good = 0
+        self.finite = None
+
+    def scale(self, loss):
+        return loss * self.factor
+
+    def unscale_(self, opt):
+        if self.finite is not None:
+            raise RuntimeError("already unscaled")
+        self.finite = True
+        for group in opt.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.grad.div_(self.factor)
+                    self.finite = bool(torch.isfinite(p.grad).all())
+
+    def step(self, opt):
+        if self.finite is None:
+            self.unscale_(opt)
+        if self.finite:
+            opt.step()
+
+    def update(self):
+        if self.finite is False:
+            self.factor *= self.backoff
+            self.good = 0
+        elif self.finite:
+            self.good += 1
+            if self.good == self.interval:
+                self.factor *= self.growth
+                self.good = 0
+        self.finite = None
+
+
+@misconception(
+    "scaler",
+    hint="`step` calls `unscale_` again although it was called by hand. Let it look whether that"
+    " is done.",
+)
+class Scaler:
+    def __init__(self, init=2.0**16, growth=2.0, backoff=0.5, interval=2000):
+        self.factor, self.growth, self.backoff, self.interval = init, growth, backoff, interval
+        self.good = 0
+        self.finite = None
+
+    def scale(self, loss):
+        return loss * self.factor
+
+    def unscale_(self, opt):
+        if self.finite is not None:
+            raise RuntimeError("already unscaled")
+        self.finite = True
+        for group in opt.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.grad.div_(self.factor)
+                    if not torch.isfinite(p.grad).all():
+                        self.finite = False
+
+    def step(self, opt):
+        self.unscale_(opt)
+        if self.finite:
+            opt.step()
+
+    def update(self):
+        if self.finite is False:
+            self.factor *= self.backoff
+            self.good = 0
+        elif self.finite:
+            self.good += 1
+            if self.good == self.interval:
+                self.factor *= self.growth
+                self.good = 0
+        self.finite = None
+
+
 # --- search ----------------------------------------------------------------------------------
 
 
@@ -1104,6 +1460,50 @@ def neighbourhood(best, radius, objective, k):
     return float(np.median(scores))
 
 
+@misconception(
+    "search",
+    hint="A NaN is neither smaller nor larger than anything, so a plain sort leaves it anywhere,"
+    " and the order around it is wrong. Give it a key that puts it last.",
+)
+def random_search(space, objective, n, rng):
+    if n < 1:
+        raise ValueError("n must be at least 1")
+    for v in space.values():
+        if isinstance(v, tuple) and v[0] not in ("log", "uniform"):
+            raise ValueError(f"unknown kind {v[0]}")
+    trials = []
+    for _ in range(n):
+        config = {}
+        for name, v in space.items():
+            if isinstance(v, list):
+                config[name] = v[rng.integers(len(v))]
+            else:
+                kind, low, high = v
+                u = rng.random()
+                config[name] = low * (high / low) ** u if kind == "log" else low + u * (high - low)
+        trials.append((objective(config), config))
+    return sorted(trials, key=lambda t: -t[0])
+
+
+@misconception(
+    "search",
+    hint="Whole numbers are changed as well. A width of 64 cannot become 78.4: only float "
+    "entries have neighbours here.",
+)
+def neighbourhood(best, radius, objective, k):
+    if radius <= 0:
+        raise ValueError("radius must be positive")
+    scores = []
+    for name, value in best.items():
+        if isinstance(value, (int, float)):
+            for j in range(-k, k + 1):
+                if j:
+                    scores.append(objective({**best, name: value * (1 + radius) ** (j / k)}))
+    if not scores:
+        raise ValueError("no float entry")
+    return float(np.median(scores))
+
+
 # --- measure ---------------------------------------------------------------------------------
 
 
@@ -1242,6 +1642,91 @@ def optimizer_bytes(opt):
     )
 
 
+@misconception(
+    "measure",
+    hint="This is the upper one of the two middle times. The median of an even number of values "
+    "is the mean of the two in the middle.",
+)
+def throughput(fn, batch, repeats, warmup):
+    if repeats < 1:
+        raise ValueError("repeats must be at least 1")
+
+    def clock():
+        if batch.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    for _ in range(warmup):
+        fn(batch)
+    times = []
+    for _ in range(repeats):
+        t = clock()
+        fn(batch)
+        times.append(clock() - t)
+    return len(batch) / sorted(times)[repeats // 2]
+
+
+@misconception(
+    "measure",
+    hint="The median is taken of the rates, and it should be taken of the seconds: with an even "
+    "number of calls the two differ.",
+)
+def throughput(fn, batch, repeats, warmup):
+    if repeats < 1:
+        raise ValueError("repeats must be at least 1")
+
+    def clock():
+        if batch.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    for _ in range(warmup):
+        fn(batch)
+    times = []
+    for _ in range(repeats):
+        t = clock()
+        fn(batch)
+        times.append(clock() - t)
+    return float(np.median([len(batch) / t for t in times]))
+
+
+@misconception(
+    "measure",
+    hint="These are single numbers per second: numel() counts every entry of the batch. An "
+    "example is a row of it.",
+)
+def throughput(fn, batch, repeats, warmup):
+    if repeats < 1:
+        raise ValueError("repeats must be at least 1")
+
+    def clock():
+        if batch.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    for _ in range(warmup):
+        fn(batch)
+    times = []
+    for _ in range(repeats):
+        t = clock()
+        fn(batch)
+        times.append(clock() - t)
+    return batch.numel() / float(np.median(times))
+
+
+@misconception(
+    "measure",
+    hint="Step counters are left out. Such a tensor has no dimension, but it has bytes as well.",
+)
+def optimizer_bytes(opt):
+    return sum(
+        v.numel() * v.element_size()
+        for s in opt.state.values()
+        for v in s.values()
+        if isinstance(v, torch.Tensor) and v.dim() > 0
+    )
+
+
 # --- debug -----------------------------------------------------------------------------------
 
 
@@ -1285,3 +1770,36 @@ def mean_loss(net, batches):
             total += torch.nn.functional.cross_entropy(net(x), y).item() * len(x)
             count += len(x)
     return total / count
+
+
+@misconception(
+    "debug",
+    hint="The network always ends in training mode, also when it came in evaluation mode. Note "
+    "the mode first, and put that one back.",
+)
+def mean_loss(net, batches):
+    net.eval()
+    total, n = 0.0, 0
+    with torch.no_grad():
+        for x, y in batches:
+            total += F.cross_entropy(net(x), y).item() * len(x)
+            n += len(x)
+    net.train()
+    return total / n
+
+
+@misconception(
+    "debug",
+    hint="The means of the batches are added up without their sizes, and divided by the number "
+    "of examples. Multiply each by its number of examples first.",
+)
+def mean_loss(net, batches):
+    mode = net.training
+    net.eval()
+    total, n = 0.0, 0
+    with torch.no_grad():
+        for x, y in batches:
+            total += F.cross_entropy(net(x), y).item()
+            n += len(x)
+    net.train(mode)
+    return total / n

@@ -370,7 +370,7 @@ def blocks(student, kind):
     return plain, second, inside, draw(), error
 
 
-@pytest.mark.exercise("stable", points=4)
+@pytest.mark.exercise("stable", points=3)
 @pytest.mark.parametrize("kind", ["plain", "nested", "reseeds", "raises", "many"])
 def test_preserve(student, kind):
     """After a preserve_rng block, all three libraries should draw as if it had not been: also when it
@@ -449,6 +449,15 @@ def test_depends_on_seed_and_epoch_only(student, augment):
         for column, name in ((1, "random"), (2, "NumPy"), (3, "torch")):
             values = torch.cat([items[:, column] for items in runs[:5]]).tolist()
             assert_equal(len(set(values)), 45, f"how many draws of {name} differ, of 45")
+
+
+@pytest.mark.exercise("stable", points=1)
+def test_far_pairs(student):
+    """Pairs such as (1, 0) and (0, 1000) should have unrelated streams, too."""
+    pairs = [(1, 0), (0, 10), (0, 100), (0, 1000), (0, 10000)]
+    runs, _, _ = student.run(epochs_of, pairs, 5, False)
+    orders = {tuple(items[:, 0].tolist()) for items in runs}
+    assert_equal(len(orders), 5, f"the number of different orders of {pairs}")
 
 
 @probe
@@ -1355,9 +1364,16 @@ def fake_gpu(student, work, repeats, warmup):
         is_cuda = True
         device = torch.device("cuda")
         shape = torch.Size([10, 3])
+        ndim = 2
 
         def __len__(self):
             return 10
+
+        def size(self, dim=None):
+            return self.shape if dim is None else self.shape[dim]
+
+        def numel(self):
+            return 30
 
     def fn(batch):
         queue[0] += work[len(calls)]
