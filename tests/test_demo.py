@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import subprocess
+import sys
 
 import make_submissions as made
 import pytest
@@ -24,10 +26,12 @@ def released(mini):
 
 def test_a_class_is_made_graded_and_reported(released, tmp_path):
     out = tmp_path / "demo"
-    done = run(
-        app, ["demo", "--students", "40", "--out", str(out), "--root", str(released), "--no-open"]
-    )
-    assert done.exit_code == 0, done.output
+    command = [
+        sys.executable, "-m", "autograder.cli", "demo", "--students", "40", "--out", str(out),
+        "--root", str(released), "--no-open",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
     records = [json.loads(path.read_text()) for path in out.glob("grades/*/*.json")]
     handed_in = [*out.glob("submitted/*/mini/mini.ipynb")]
     assert len(records) == len(handed_in) >= 36
