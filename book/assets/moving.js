@@ -245,7 +245,9 @@
         picture.setAttribute("viewBox", "0 0 360 200");
         const [sx, sy] = axes(picture, { x: [0, 100], y: [0, 1], xlabel: "step", ylabel: "rate / largest rate" });
         const rate = (t) => SCHEDULES[kind](t) * Math.min(1, (t + 1) / (warm + 1));
-        picture.append(line(span(101).map((t) => [sx(t), sy(rate(t))]), "path"));
+        // Each rate holds for its whole step.
+        const corners = span(100).flatMap((t) => [[sx(t), sy(rate(t))], [sx(t + 1), sy(rate(t))]]);
+        picture.append(line(corners, "path"));
         picture.append(svg("circle", { cx: sx(at), cy: sy(rate(at)), r: 4, class: "warm" }));
         const total = sum(span(100).map(rate));
         return `At step ${at} the rate is ${rate(at).toPrecision(2)} of the largest; over 100 steps it adds up to ${total.toFixed(1)} full steps.`;
@@ -458,12 +460,12 @@
             const dropped = { "dropout": noise[c] < rate, "spatial dropout": whole, "DropBlock": hit(i, j) }[kind];
             const factor = kind === "Gaussian dropout" ? 1 + Math.sqrt(rate / (1 - rate)) * normal : dropped ? 0 : 1;
             factors.push(factor);
-            const cell = rect(14 + 116 * (channel % 3) + 12 * j, 8 + 106 * Math.floor(channel / 3) + 12 * i, 11.4, 11.4, factor > 0 ? "cool" : "cell");
-            if (factor > 0) cell.setAttribute("fill-opacity", Math.min(0.25 + 0.45 * factor, 1).toFixed(2));
+            const cell = rect(14 + 116 * (channel % 3) + 12 * j, 8 + 106 * Math.floor(channel / 3) + 12 * i, 11.4, 11.4, factor ? (factor > 0 ? "cool" : "warm") : "cell");
+            if (factor) cell.setAttribute("fill-opacity", Math.min(0.25 + 0.45 * Math.abs(factor), 1).toFixed(2));
             picture.append(cell);
           }
         }
-        if (kind === "Gaussian dropout") return `Nothing is dropped: each number is multiplied by one of mean 1 and variance p / (1 − p) = ${(rate / (1 - rate)).toFixed(2)}.`;
+        if (kind === "Gaussian dropout") return `Nothing is dropped: each number is multiplied by one of mean 1 and variance p / (1 − p) = ${(rate / (1 - rate)).toFixed(2)}; orange ones change their sign.`;
         const kept = factors.filter((factor) => factor > 0).length;
         return kept
           ? `${384 - kept} of 384 numbers are dropped (${Math.round((100 * (384 - kept)) / 384)} %); the others are multiplied by ${(kind === "DropBlock" ? 384 / kept : 1 / (1 - rate)).toFixed(2)}.`
