@@ -246,7 +246,9 @@ def test_search_finds_english_and_chinese(browser: Browser) -> None:
 def links(page: str, browser: Browser) -> list[str]:
     tab = browser.new_page()
     tab.goto(f"{HTML.as_uri()}/{page}.html")
-    urls = tab.eval_on_selector_all("a[href]", "links => links.map(link => link.href)")
+    # Not link.href: in the drawing of the course that is no text.
+    whole = "links => links.map(a => new URL(a.getAttribute('href'), document.baseURI).href)"
+    urls = tab.eval_on_selector_all("a[href]", whole)
     tab.close()
     return urls
 
