@@ -375,13 +375,13 @@ def _bound(statement: ast.AST) -> Iterator[str]:
                 yield from _bound(child)
 
 
-DEFINITIONS = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
-
-
 def _free(statement: ast.AST) -> set[str]:
     """The names that a statement takes from elsewhere, roughly: loaded and nowhere stored."""
     loaded, stored = set(), set()
-    for node in ast.walk(statement):
+    nodes = list(ast.walk(statement))
+    # These give no name to the code inside: the statement itself (class Net(Net)), and methods.
+    outside = {statement}.union(*(node.body for node in nodes if isinstance(node, ast.ClassDef)))
+    for node in nodes:
         if isinstance(node, ast.Name):
             (loaded if isinstance(node.ctx, ast.Load) else stored).add(node.id)
         elif isinstance(node, ast.arg):
@@ -390,8 +390,8 @@ def _free(statement: ast.AST) -> set[str]:
             stored.add((node.asname or node.name).partition(".")[0])
         elif isinstance(node, ast.ExceptHandler):
             stored.add(node.name)
-        elif isinstance(node, DEFINITIONS) and node is not statement:
-            stored.add(node.name)  # its own name may be an earlier definition's: class Net(Net)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            stored |= {node.name} if node not in outside else set()
     return loaded - stored - vars(builtins).keys()
 
 

@@ -457,3 +457,5 @@ def f(x):
 """
     assert _free(ast.parse(source).body[0]) == {"g"}
     assert _free(ast.parse("class Net(Net): pass").body[0]) == {"Net"}
+    method = "class Net:\n    def dense(self, x): return dense(x)"
+    assert _free(ast.parse(method).body[0]) == {"dense"}, "a method is no name inside"
