@@ -66,6 +66,7 @@ Root = Annotated[
         "folder."
     ),
 ]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Processes; by default one for each CPU.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 NoSandbox = Annotated[
     bool,
@@ -224,9 +225,7 @@ def grade(
     chapter: Annotated[
         str | None, typer.Option(help="Grade as this chapter; else each notebook tells its own.")
     ] = None,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes; by default one for each CPU.")
-    ] = None,
+    jobs: Jobs = None,
     force: Annotated[
         bool, typer.Option("--force", help="Grade again what has a record already.")
     ] = False,
@@ -376,9 +375,7 @@ def demo(
         "demo"
     ),
     students: Annotated[int, typer.Option(min=1, help="How many are in the class.")] = 60,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes; by default one for each CPU.")
-    ] = None,
+    jobs: Jobs = None,
     show: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the dashboard in a browser.")
     ] = True,
@@ -532,9 +529,7 @@ def mutants(
     exercise: Annotated[
         list[str] | None, typer.Option(help="Only this exercise; can be given several times.")
     ] = None,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes; by default one for each CPU.")
-    ] = None,
+    jobs: Jobs = None,
     root: Root = None,
     as_json: Json = False,
 ) -> None:

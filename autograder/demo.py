@@ -10,7 +10,7 @@ import json
 import math
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,8 @@ def write_class(
                 continue  # handed in nothing
             if number % 20 != 13:  # who else copies from the one before
                 chosen = _choose(chapter, answers, skill[name], draw)
-            data = _encoded(notebook, chosen | _mischief(chapter, number, week))
+            answered = filled(notebook, chosen | _mischief(chapter, number, week))
+            data = json.dumps(answered, ensure_ascii=False).encode()
             if (number, week) == (17, 1):
                 data = data[: len(data) // 3]  # a broken upload
             path = folder / "submitted" / name / chapter.id / f"{chapter.id}.ipynb"
@@ -91,6 +92,7 @@ def _blank(root: Path, chapter: str) -> dict[str, Any]:
 
 
 def _answers(chapter: Chapter) -> Answers:
+    # The reference twice: most students come upon the usual way.
     right = {e.id: [e.reference, e.reference] for e in chapter.exercises.values()}
     wrong: dict[str, list[str]] = {e.id: [] for e in chapter.exercises.values()}
     for kind, answers in ((right, chapter.alternatives), (wrong, chapter.misconceptions)):
@@ -141,10 +143,11 @@ def _mischief(chapter: Chapter, number: int, week: int) -> dict[str, str]:
     return {first.id: "\n\n\n".join(f"def {n}(*args, **options):\n{body}" for n in first.names)}
 
 
-def _encoded(notebook: dict[str, Any], answers: dict[str, str]) -> bytes:
-    filled = copy.deepcopy(notebook)
-    for cell in filled["cells"]:
+def filled(notebook: dict[str, Any], answers: Mapping[str, str]) -> dict[str, Any]:
+    """A copy of a student notebook with answers by exercise."""
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook["cells"]:
         exercise = cell["metadata"].get("exercise")
         if exercise in answers:
             cell["source"] = answers[exercise]
-    return json.dumps(filled, ensure_ascii=False).encode()
+    return notebook

@@ -10,7 +10,10 @@ import course.checks
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests import their helpers by name
 
+import make_submissions as made
 import mini as mini_course
+
+from autograder.chapters import load
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
@@ -46,3 +49,11 @@ def mini_checks(tmp_path, monkeypatch):
 def mini(tmp_path, mini_checks) -> Path:
     """The root of a course of one tiny chapter."""
     return mini_course.write(tmp_path / "mini-course")
+
+
+@pytest.fixture
+def released(mini) -> Path:
+    """The tiny course with its student notebook."""
+    (mini / "notebooks").mkdir()
+    (mini / "notebooks" / "mini.ipynb").write_bytes(made.encoded(made.blank(load("mini", mini))))
+    return mini

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autograder.chapters import Chapter, stub_of
+from autograder.demo import filled
 from autograder.diagnose import Diagnosis, tests_of
 from autograder.notebook import Blank, read
 
@@ -140,12 +141,7 @@ def references(chapter: Chapter) -> dict[str, str]:
 def answered(chapter: Chapter, answers: Mapping[str, str] | None = None) -> Notebook:
     """The student notebook with answers by exercise; by default the references."""
     answers = references(chapter) if answers is None else answers
-    notebook = blank(chapter)
-    for cell in exercise_cells(notebook):
-        name = cell["metadata"]["exercise"]
-        if name in answers:
-            cell["source"] = answers[name]
-    return notebook
+    return filled(blank(chapter), answers)
 
 
 def with_answer(chapter: Chapter, exercise: str, source: str) -> Notebook:

@@ -6,22 +6,12 @@ import os
 import subprocess
 import sys
 
-import make_submissions as made
-import pytest
 from typer.testing import CliRunner
 
-from autograder.chapters import load
 from autograder.cli import app
 from autograder.demo import write_class
 
 run = CliRunner().invoke
-
-
-@pytest.fixture
-def released(mini):
-    (mini / "notebooks").mkdir()
-    (mini / "notebooks" / "mini.ipynb").write_bytes(made.encoded(made.blank(load("mini", mini))))
-    return mini
 
 
 def test_a_class_is_made_graded_and_reported(released, tmp_path):

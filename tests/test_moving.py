@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from test_book import CHROMIUM, CHROMIUM_FLAGS
 from torch import nn
 from torchvision.ops import nms
 
-ASSETS = Path(__file__).parents[1] / "book" / "assets"
-SCRIPT = (ASSETS / "moving.js").read_text(encoding="utf-8")
+sys.path.append(str(Path(__file__).parents[1] / "book" / "_ext"))
+import moving
+
+SCRIPT = moving.SCRIPT.read_text(encoding="utf-8")
 CONTROLS = "input, select, button"
-NAMES = re.findall(r'^    "([a-z-]+)": \{\n      title', SCRIPT, re.MULTILINE)
+NAMES = moving.names()
 
 
 @pytest.fixture(scope="module")

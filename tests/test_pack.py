@@ -34,14 +34,6 @@ def unpacked(path: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def released(mini) -> Path:
-    """The tiny course with its student notebook."""
-    (mini / "notebooks").mkdir()
-    (mini / "notebooks" / "mini.ipynb").write_bytes(made.encoded(made.blank(load("mini", mini))))
-    return mini
-
-
 def answers(root: Path, **sources: str) -> bytes:
     """The student notebook with the references but for the given exercises."""
     chapter = load("mini", root)

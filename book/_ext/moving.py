@@ -4,18 +4,22 @@
 """
 
 import re
+from functools import cache
 from pathlib import Path
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
+SCRIPT = Path(__file__).parents[1] / "assets" / "moving.js"
 logger = logging.getLogger(__name__)
 
 
-def names(app: Sphinx) -> set[str]:
-    script = Path(app.srcdir, "book", "assets", "moving.js").read_text(encoding="utf-8")
-    return set(re.findall(r'^    "([a-z-]+)": \{\n      title', script, re.MULTILINE))
+@cache
+def names() -> tuple[str, ...]:
+    """Of all figures that move."""
+    script = SCRIPT.read_text(encoding="utf-8")
+    return tuple(re.findall(r'^    "([a-z-]+)": \{\n      title', script, re.MULTILINE))
 
 
 def add_places(app: Sphinx, doctree: nodes.document) -> None:
@@ -23,7 +27,7 @@ def add_places(app: Sphinx, doctree: nodes.document) -> None:
         name = (cell.get("cell_metadata") or {}).get("moving")
         if name is None:
             continue
-        if name not in names(app):
+        if name not in names():
             logger.warning("no figure that moves is called %s", name, location=cell)
         html = f'<div class="moving" data-figure="{name}"></div>'
         cell.parent.insert(cell.parent.index(cell) + 1, nodes.raw("", html, format="html"))

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import yaml
+from check_pages import pages
 from docutils import nodes
+from launch import CHAPTERS
 from sphinx.application import Sphinx
 
 GLOSSARY = "book/glossary"
-CHAPTERS = "book/chapters/"
 MOST = 25  # links on one page: more than that is noise
 # Words that mean something else as often as not.
 AMBIGUOUS = {
@@ -55,7 +57,8 @@ def terms(source: Path) -> dict[str, Term]:
 def link_terms(app: Sphinx, doctree: nodes.document, page: str) -> None:
     if app.builder.format != "html" or not page.startswith(CHAPTERS):
         return
-    order = [name.removeprefix(CHAPTERS) for name in pages(app)]
+    toc = yaml.safe_load(Path(app.srcdir, "_toc.yml").read_text(encoding="utf-8"))
+    order = [name.removeprefix(CHAPTERS) for name in pages(toc)]
     here = order.index(page.removeprefix(CHAPTERS))
     known = {
         key: term
@@ -83,18 +86,6 @@ def link_terms(app: Sphinx, doctree: nodes.document, page: str) -> None:
             end = match.end()
         if pieces:
             text.parent.replace(text, [*pieces, nodes.Text(text.astext()[end:])])
-
-
-def pages(app: Sphinx) -> list[str]:
-    """As the table of contents has them, the front page first."""
-    order: list[str] = []
-    todo = [app.config.root_doc]
-    while todo:
-        page = todo.pop(0)
-        if page not in order:
-            order.append(page)
-            todo = [*app.env.toctree_includes.get(page, []), *todo]
-    return order
 
 
 def is_prose(node: nodes.Node) -> bool:
