@@ -33,6 +33,7 @@ from autograder.grade import LOST, UNFINISHED, read_records
 from autograder.notebook import Blank, ReadProblem, read
 from autograder.policy import PolicyError, Result, read_deadlines, read_manual, settle, times_of
 from autograder.submissions import Entry, collect
+from course import faq
 
 BINS = 10  # of the histogram of scores
 STUCK = 0.5  # who earned less of an exercise, after trying, is stuck in it
@@ -491,7 +492,8 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"points": points, "percent": percent, "level": _level, "prose": _prose}
-    environment.globals |= {"UNFINISHED": UNFINISHED}
+    environment.filters["explained"] = faq.address
+    environment.globals |= {"UNFINISHED": UNFINISHED, "faq_title": faq.TITLE}
     return environment
 
 
@@ -615,6 +617,8 @@ def _sentences(test: Mapping[str, Any], exercise: Mapping[str, Any]) -> Iterator
             yield f"{label}: {example[key]}"
     if test["symptom"]:
         yield f"Likely cause: {test['symptom']}"
+    if explained := faq.address(test["reason"]):
+        yield f"Explained: {explained}"
     if exercise["hint"]:
         yield f"Hint: {exercise['hint']}"
 

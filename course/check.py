@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from course import faq
 from course.progress import record
 from course.runtime import seed_everything
 from course.testing import Outcome, Probe, Student, collect
@@ -202,8 +203,9 @@ class Report:
     @property
     def headline(self) -> str:
         held = sum(outcome.passed for outcome in self.outcomes)
+        every = "its one check holds" if held == 1 else f"all {held} checks hold"
         return {
-            "passed": f"{self.exercise}: all {held} checks hold",
+            "passed": f"{self.exercise}: {every}",
             "not attempted": f"{self.exercise}: not attempted",
             "not yet": f"{self.exercise}: {held} of {len(self.outcomes)} checks hold",
         }[self.status]
@@ -238,6 +240,7 @@ def _details(outcome: Outcome) -> list[tuple[str, str]]:
         ("For", example.inputs),
         ("Expected", example.expected),
         ("Got", example.got),
+        ("Explained", faq.address(outcome.reason)),
     ]
     return [(label, text) for label, text in pairs if text]
 
@@ -247,8 +250,7 @@ def _row(outcome: Outcome) -> str:
     detail = ""
     if not outcome.passed:
         pairs = (
-            f"<dt>{label}</dt><dd>{_prose(text) if label in PROSE else _code(text)}</dd>"
-            for label, text in _details(outcome)
+            f"<dt>{label}</dt><dd>{_shown(label, text)}</dd>" for label, text in _details(outcome)
         )
         detail = f"<dl>{''.join(pairs)}</dl>"
     return (
@@ -258,7 +260,10 @@ def _row(outcome: Outcome) -> str:
     )
 
 
-PROSE = ("Likely cause", "Why")
+def _shown(label: str, text: str) -> str:
+    if label == "Explained":
+        return f'<a href="{html.escape(text)}">{faq.TITLE}</a>'
+    return _prose(text) if label in ("Likely cause", "Why") else _code(text)
 
 
 def _code(text: str) -> str:

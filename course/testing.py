@@ -372,7 +372,8 @@ def _compare(got: Any, expected: Any, what: str, rtol: float | None, atol: float
     rtol, atol = default_rtol if rtol is None else rtol, default_atol if atol is None else atol
     same = got == expected or (got != got and expected != expected)
     if not same and not abs(got - expected) <= atol + rtol * abs(expected):
-        raise _unlike(got, expected, f"{what} should be {brief(expected, 6)}, not {brief(got, 6)}.")
+        shown = _pair(got, expected)
+        raise _unlike(got, expected, f"{what} should be {shown[1]}, not {shown[0]}.")
 
 
 def _compare_tensors(
@@ -404,15 +405,22 @@ def _compare_tensors(
     place = f" at [{', '.join(map(str, first))}]" if first else ""
     share = f" ({wrong} of {close.numel()} values differ)" if close.numel() > 1 else ""
     hint = " It holds NaN." if a.is_floating_point() and a.isnan().any() else ""
-    raise _unlike(
-        a,
-        b,
-        f"{what} should be {brief(b[first], 6)}{place}, not {brief(a[first], 6)}{share}.{hint}",
-    )
+    shown = _pair(a[first], b[first])
+    raise _unlike(a, b, f"{what} should be {shown[1]}{place}, not {shown[0]}{share}.{hint}")
 
 
 def _unlike(got: Any, expected: Any, reason: str) -> Mismatch:
-    return Mismatch(_capital(reason), expected=brief(expected, 6), got=brief(got, 6))
+    shown = _pair(got, expected)
+    return Mismatch(_capital(reason), expected=shown[1], got=shown[0])
+
+
+def _pair(got: Any, expected: Any) -> tuple[str, str]:
+    """Both as short texts, with as many digits as it takes to tell them apart."""
+    for digits in (6, 9, 12, 15, 17):
+        shown = brief(got, digits), brief(expected, digits)
+        if shown[0] != shown[1]:
+            break
+    return shown
 
 
 def _capital(text: str) -> str:
@@ -443,10 +451,8 @@ def assert_equal(got: Any, expected: Any, what: str = "the result") -> None:
         raise _unlike(got, expected, f"{what} should be {_kind(expected)}, not {_kind(got)}.")
     if got != expected:
         place, got, expected = _apart(got, expected)
-        what, digits = what + place, 6 if brief(got, 6) != brief(expected, 6) else 17
-        shown = brief(expected, digits), brief(got, digits)
-        reason = _capital(f"{what} should be {shown[0]}, not {shown[1]}.")
-        raise Mismatch(reason, expected=shown[0], got=shown[1])
+        shown = _pair(got, expected)
+        raise _unlike(got, expected, f"{what}{place} should be {shown[1]}, not {shown[0]}.")
 
 
 def _apart(got: Any, expected: Any, place: str = "") -> tuple[str, Any, Any]:

@@ -139,10 +139,7 @@ OPTIMIZERS = {
     "SGD": lambda p, lr: torch.optim.SGD(p, lr),
     "momentum 0.9": lambda p, lr: torch.optim.SGD(p, lr, momentum=0.9),
     "Nesterov 0.9": lambda p, lr: torch.optim.SGD(p, lr, momentum=0.9, nesterov=True),
-    "Adagrad": torch.optim.Adagrad,
-    "RMSProp": torch.optim.RMSprop,
-    "Adam": torch.optim.Adam,
-}
+} | {name: getattr(torch.optim, name) for name in ("Adagrad", "RMSprop", "Adam")}
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

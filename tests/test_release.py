@@ -35,7 +35,7 @@ def test_release(released):
     nbformat.validate(student)
 
     # The page has what the solved run printed, and stubs in place of solutions.
-    assert "all 1 checks hold" in str(by_id(page)["check-double"].outputs)
+    assert "its one check holds" in str(by_id(page)["check-double"].outputs)
     assert "your code here" in by_id(page)["exercise-double"].source
 
     # The student notebook has neither outputs nor secrets, but for the text of checked cells.

@@ -65,6 +65,17 @@ def test_close_looks_into_containers():
     assert "hold 2 values" in reason([1], [1, 2])
 
 
+def test_numbers_are_shown_with_the_digits_that_tell_them_apart():
+    near, x = 1 + 2e-8, torch.tensor([1.0, 1 + 2e-8], dtype=torch.float64)
+    for by in (assert_close, assert_equal):
+        with pytest.raises(Mismatch, match=r"should be 1, not 1\.00000002") as caught:
+            by(near, 1.0, **({"rtol": 0, "atol": 0} if by is assert_close else {}))
+        assert (caught.value.got, caught.value.expected) == ("1.00000002", "1")
+    with pytest.raises(Mismatch, match=r"should be 1 at \[1\], not 1.00000002") as caught:
+        assert_close(x, torch.ones(2, dtype=torch.float64), rtol=0, atol=0)
+    assert "1.00000002" in caught.value.got
+
+
 def test_symptom_names_a_known_mistake():
     x = torch.arange(4.0)
     with pytest.raises(Mismatch) as caught:

@@ -77,7 +77,7 @@
     "momentum 0.9": (p, g, s, lr) => p - lr * (s.m = 0.9 * (s.m ?? 0) + g),
     "Nesterov 0.9": (p, g, s, lr) => { s.m = 0.9 * (s.m ?? 0) + g; return p - lr * (g + 0.9 * s.m); },
     "Adagrad": (p, g, s, lr) => { s.v = (s.v ?? 0) + g * g; return p - (lr * g) / (Math.sqrt(s.v) + 1e-10); },
-    "RMSProp": (p, g, s, lr) => {
+    "RMSprop": (p, g, s, lr) => {
       s.v = 0.99 * (s.v ?? 0) + 0.01 * g * g;
       return p - (lr * g) / (Math.sqrt(s.v) + 1e-8);
     },
