@@ -835,9 +835,17 @@ def _definition_below(file: str, line: int) -> str:
 
     `inspect.getsource` would not do: many answers bear one name, and it finds the first of them.
     """
-    lines = linecache.getlines(file)
-    for node in ast.walk(ast.parse("".join(lines))):
-        for decorator in getattr(node, "decorator_list", ()):
-            if decorator.lineno <= line <= decorator.end_lineno:
-                return textwrap.dedent("".join(lines[decorator.end_lineno : node.end_lineno]))
+    for first, last, source in _decorated(tuple(linecache.getlines(file))):
+        if first <= line <= last:
+            return source
     raise ValueError(f"{file}, line {line}: no definition stands below the decorator.")
+
+
+@functools.lru_cache(maxsize=1)  # a file's decorators ask one after the other
+def _decorated(lines: tuple[str, ...]) -> list[tuple[int, int, str]]:
+    """The first and last line of each decorator in a file, and the definition below it."""
+    return [
+        (d.lineno, d.end_lineno, textwrap.dedent("".join(lines[d.end_lineno : node.end_lineno])))
+        for node in ast.walk(ast.parse("".join(lines)))
+        for d in getattr(node, "decorator_list", ())
+    ]
