@@ -342,6 +342,44 @@ class ViT(nn.Module):
         return self.head(self.encoder(self.tokens(x))[:, 0])
 
 
+@misconception(
+    "vit",
+    hint="You scale the positions with `align_corners=True`, as torchvision's interpolate_embeddings "
+    "does. The stub asks for F.interpolate with no more than the mode.",
+)
+class ViT(nn.Module):
+    def __init__(self, img, patch, dim, depth, heads, classes):
+        super().__init__()
+        channels, h, w = img
+        if h % patch or w % patch:
+            raise ValueError("the patches do not fit")
+        self.grid = h // patch, w // patch
+        self.proj = nn.Conv2d(channels, dim, patch, stride=patch)
+        self.cls = nn.Parameter(torch.zeros(1, 1, dim))
+        count = 1 + self.grid[0] * self.grid[1]
+        self.pos = nn.Parameter(0.02 * torch.randn(1, count, dim))
+        layer = nn.TransformerEncoderLayer(
+            dim, heads, 4 * dim, dropout=0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(
+            layer, depth, nn.LayerNorm(dim), enable_nested_tensor=False
+        )
+        self.head = nn.Linear(dim, classes)
+
+    def positions(self, rows, cols):
+        first, rest = self.pos[:, :1], self.pos[:, 1:].mT.unflatten(2, self.grid)
+        rest = F.interpolate(rest, (rows, cols), mode="bicubic", align_corners=True)
+        return torch.cat([first, rest.flatten(2).mT], 1)
+
+    def tokens(self, x):
+        maps = self.proj(x)
+        t = torch.cat([self.cls.expand(len(x), -1, -1), maps.flatten(2).mT], 1)
+        return t + self.positions(*maps.shape[2:])
+
+    def forward(self, x):
+        return self.head(self.encoder(self.tokens(x))[:, 0])
+
+
 # --- windows ---------------------------------------------------------------------------------
 
 
@@ -529,6 +567,48 @@ def sw_mask(h, w, m, s):
     return torch.where(piece[:, :, None] == piece[:, None], 0.0, -100.0)
 
 
+@misconception(
+    "mask",
+    hint="Columns are kept apart, but rows are not: the upper and the lower edge of the map still "
+    "see each other. Two tokens must agree in both.",
+)
+def sw_mask(h, w, m, s):
+    if h % m or w % m or not 0 <= s < m:
+        raise ValueError("no such windows")
+    cols = (torch.arange(w) - s) // m
+    piece = cols.expand(h, w).roll((-s, -s), (0, 1))
+    piece = piece.reshape(h // m, m, w // m, m).transpose(1, 2).reshape(-1, m * m)
+    return torch.where(piece[:, :, None] == piece[:, None], 0.0, -100.0)
+
+
+@misconception(
+    "mask",
+    hint="Your pieces are those of a grid that is moved up and to the left. Its walls should stand "
+    "at s, s + m, …, so that row i is in piece (i - s) // m.",
+)
+def sw_mask(h, w, m, s):
+    if h % m or w % m or not 0 <= s < m:
+        raise ValueError("no such windows")
+    rows, cols = (torch.arange(h) + s) // m, (torch.arange(w) + s) // m
+    piece = (rows[:, None] * 2 * w + cols).roll((-s, -s), (0, 1))
+    piece = piece.view(h // m, m, w // m, m).transpose(1, 2).reshape(-1, m * m)
+    return torch.where(piece[:, :, None] == piece[:, None], 0.0, -100.0)
+
+
+@misconception(
+    "mask",
+    hint="Rows before s should be piece -1. A division that cuts off towards zero makes it 0, the "
+    "piece of the rows that follow; `//` rounds down.",
+)
+def sw_mask(h, w, m, s):
+    if h % m or w % m or not 0 <= s < m:
+        raise ValueError("no such windows")
+    rows, cols = (((torch.arange(n) - s) / m).int() for n in (h, w))
+    piece = (rows[:, None] * w + cols).roll((-s, -s), (0, 1))
+    piece = piece.view(h // m, m, w // m, m).transpose(1, 2).reshape(-1, m * m)
+    return torch.where(piece[:, :, None] == piece[:, None], 0.0, -100.0)
+
+
 # --- cost ------------------------------------------------------------------------------------
 
 
@@ -692,6 +772,51 @@ def random_mask(x, ratio, rng):
     return x.gather(1, shuffle[:, :k, None].expand(-1, -1, d)), restore >= k, restore
 
 
+@misconception(
+    "maemask",
+    hint="Your mask is True where a patch is visible. It should be True where one is hidden.",
+)
+def random_mask(x, ratio, rng):
+    if not 0 <= ratio <= 1:
+        raise ValueError("no such ratio")
+    n, length, d = x.shape
+    k = round(length * (1 - ratio))
+    shuffle = torch.rand(n, length, generator=rng).argsort(1).to(x.device)
+    restore = shuffle.argsort(1)
+    return x.gather(1, shuffle[:, :k, None].expand(-1, -1, d)), restore < k, restore
+
+
+@misconception(
+    "maemask",
+    hint="The visible tokens stand in the order of the picture, but `ids_restore` speaks of the "
+    "shuffled sequence. Leave them in shuffled order.",
+)
+def random_mask(x, ratio, rng):
+    if not 0 <= ratio <= 1:
+        raise ValueError("no such ratio")
+    n, length, d = x.shape
+    k = round(length * (1 - ratio))
+    shuffle = torch.rand(n, length, generator=rng).argsort(1).to(x.device)
+    restore = shuffle.argsort(1)
+    seen = shuffle[:, :k].sort(1).values
+    return x.gather(1, seen[..., None].expand(-1, -1, d)), restore >= k, restore
+
+
+@misconception(
+    "maemask",
+    hint="You compare the shuffle with k. A patch is hidden if its place in the shuffled sequence "
+    "is k or later, and the places are the inverse of the shuffle.",
+)
+def random_mask(x, ratio, rng):
+    if not 0 <= ratio <= 1:
+        raise ValueError("no such ratio")
+    n, length, d = x.shape
+    k = round(length * (1 - ratio))
+    shuffle = torch.rand(n, length, generator=rng).argsort(1).to(x.device)
+    visible = x.gather(1, shuffle[:, :k, None].expand(-1, -1, d))
+    return visible, shuffle >= k, shuffle.argsort(1)
+
+
 # --- mae -------------------------------------------------------------------------------------
 
 
@@ -821,5 +946,51 @@ def mae_loss(pred, img, mask, norm_pix):
 def mae_loss(pred, img, mask, norm_pix):
     p = math.isqrt(pred.shape[2] // img.shape[1])
     target = F.unfold(img, p, stride=p).mT
+    error = (pred - target).square().mean(2)
+    return (error * mask).sum() / mask.sum().clamp(min=1)
+
+
+@misconception(
+    "mae",
+    hint="You take the mean within each picture first, then over the pictures. Where they hide "
+    "different numbers of patches, that weighs them differently: divide once, by all hidden ones.",
+)
+def mae_loss(pred, img, mask, norm_pix):
+    p = math.isqrt(pred.shape[2] // img.shape[1])
+    target = F.unfold(img, p, stride=p).mT
+    if norm_pix:
+        var, mean = torch.var_mean(target, 2, keepdim=True)
+        target = (target - mean) / (var + 1e-6).sqrt()
+    error = (pred - target).square().mean(2)
+    return ((error * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
+
+
+@misconception(
+    "mae",
+    hint="The small number belongs inside the root: divide by sqrt(var + 1e-6). Outside, it hardly "
+    "helps a nearly flat patch.",
+)
+def mae_loss(pred, img, mask, norm_pix):
+    p = math.isqrt(pred.shape[2] // img.shape[1])
+    target = F.unfold(img, p, stride=p).mT
+    if norm_pix:
+        std, mean = torch.std_mean(target, 2, keepdim=True)
+        target = (target - mean) / (std + 1e-6)
+    error = (pred - target).square().mean(2)
+    return (error * mask).sum() / mask.sum().clamp(min=1)
+
+
+@misconception(
+    "mae",
+    hint="Only the target is normalised. The prediction stays as the network gives it.",
+)
+def mae_loss(pred, img, mask, norm_pix):
+    p = math.isqrt(pred.shape[2] // img.shape[1])
+    target = F.unfold(img, p, stride=p).mT
+    if norm_pix:
+        pred, target = (
+            (t - t.mean(2, keepdim=True)) / (t.var(2, keepdim=True) + 1e-6).sqrt()
+            for t in (pred, target)
+        )
     error = (pred - target).square().mean(2)
     return (error * mask).sum() / mask.sum().clamp(min=1)

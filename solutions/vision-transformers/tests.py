@@ -47,6 +47,9 @@ def test_patches_equal_unfold(student, device, shape, p):
             "The channel should vary slowest in a patch.": expected.unflatten(2, (-1, p * p))
             .transpose(2, 3)
             .flatten(2),
+            "In a patch the row should vary more slowly than the column.": expected.unflatten(
+                2, (-1, p, p)
+            ).mT.flatten(2),
         },
     )
 
@@ -60,7 +63,20 @@ def test_round_trip(student, device, shape, p):
     t = F.unfold(x, p, stride=p).mT if len(x) else x.new_zeros(0, 4, 12)
     with unchanged(t):
         got = student.unpatchify(t, p, h, w)
-    assert_close(got, x, "the picture", rtol=0, atol=0)
+    c = shape[1]
+    orders = (t.unflatten(2, (-1, c)).mT, t.unflatten(2, (c, p, p)).mT) if len(x) else ()
+    mixed = [F.fold(order.flatten(2).mT, (h, w), p, stride=p) for order in orders] or [x, x]
+    assert_close(
+        got,
+        x,
+        "the picture",
+        rtol=0,
+        atol=0,
+        symptoms={
+            "In a patch the channel should vary slowest, not fastest.": mixed[0],
+            "In a patch the row should vary more slowly than the column.": mixed[1],
+        },
+    )
 
 
 @pytest.mark.exercise("patchify", points=1)
@@ -112,15 +128,16 @@ def compare_projections(student, conv, patches):
     before = [p.detach().clone() for p in conv.parameters()]
     linear = student.conv_to_linear(conv)
     names = {name: list(p.shape) for name, p in linear.named_parameters()}
+    where = [(str(p.dtype), p.device.type) for p in linear.parameters()]
     trains = all(p.requires_grad for p in linear.parameters())
     kind = type(linear).__name__
-    out = linear(patches).detach()
+    out = linear(patches.to(linear.weight)).detach()
     with torch.no_grad():
         for p in linear.parameters():
             p.add_(1)
     after = [p.detach() for p in conv.parameters()]
     kept = all(torch.equal(a, b) for a, b in zip(before, after))
-    return out, names, trains, kind, kept
+    return out, names, where, trains, kind, kept
 
 
 @pytest.mark.exercise("patchify", points=2)
@@ -135,11 +152,28 @@ def test_linear_equals_conv(student, device, c, d, p, bias, dtype):
     conv = conv.to(device, dtype)
     x = randn(2, c, 2 * p, 3 * p, device=device, dtype=dtype)
     patches = F.unfold(x, p, stride=p).mT
-    out, names, trains, kind, kept = student.run(compare_projections, conv, patches)
+    out, names, where, trains, kind, kept = student.run(compare_projections, conv, patches)
     assert_equal(kind, "Linear", "the kind of layer")
     sizes = {"weight": [d, c * p * p]} | ({"bias": [d]} if bias else {})
     assert_equal(names, sizes, "the parameters")
-    assert_close(out, conv(x).flatten(2).mT.detach(), "the tokens", rtol=1e-3, atol=1e-4)
+    wanted = (str(dtype), conv.weight.device.type)
+    assert_equal(set(where), {wanted}, "the dtype and device of the parameters")
+    weight, b = conv.weight.detach(), conv.bias.detach() if bias else None
+    assert_close(
+        out,
+        conv(x).flatten(2).mT.detach(),
+        "the tokens",
+        rtol=1e-3,
+        atol=1e-4,
+        symptoms={
+            "The kernels are flattened with the channel last; patches have it first.": F.linear(
+                patches, weight.permute(0, 2, 3, 1).flatten(1), b
+            ),
+            "Each kernel should become a row of the weight.": F.linear(
+                patches, weight.reshape(-1, d).T, b
+            ),
+        },
+    )
     assert_true(trains, "The parameters of the linear layer should require gradients.")
     assert_true(kept, "A change of the linear layer changed the convolution: copy its numbers.")
 
@@ -181,14 +215,15 @@ def vit_at(student, settings, x, training):
     return state, vit.tokens(x).detach(), scores.detach(), grads, x.grad
 
 
-def reference_vit(state, settings, x):
+def reference_vit(state, settings, x, act=F.gelu, pre=True, scale="bicubic", aligned=None):
     """Tokens and scores by torch's functions, from a state dict."""
+    assert_parameters(state, settings)
     (_, h, w), patch, dim, depth, heads, _ = settings
     rows, cols = x.shape[2] // patch, x.shape[3] // patch
     z = F.conv2d(x, state["proj.weight"], state["proj.bias"], patch).flatten(2).mT
     z = torch.cat([state["cls"].expand(len(x), -1, -1), z], 1)
     grid = state["pos"][:, 1:].mT.reshape(1, dim, h // patch, w // patch)
-    grid = F.interpolate(grid, (rows, cols), mode="bicubic").flatten(2).mT
+    grid = F.interpolate(grid, (rows, cols), mode=scale, align_corners=aligned).flatten(2).mT
     tokens = z = z + torch.cat([state["pos"][:, :1], grid], 1)
 
     def norm(z, name):
@@ -196,7 +231,7 @@ def reference_vit(state, settings, x):
 
     for k in range(depth):
         p = f"encoder.layers.{k}"
-        a = norm(z, f"{p}.norm1")
+        a = norm(z, f"{p}.norm1") if pre else z
         qkv = F.linear(
             a, state[f"{p}.self_attn.in_proj_weight"], state[f"{p}.self_attn.in_proj_bias"]
         )
@@ -204,10 +239,11 @@ def reference_vit(state, settings, x):
         a = F.scaled_dot_product_attention(q, k_, v).transpose(1, 2).flatten(2)
         out = f"{p}.self_attn.out_proj"
         z = z + F.linear(a, state[f"{out}.weight"], state[f"{out}.bias"])
-        a = F.linear(
-            norm(z, f"{p}.norm2"), state[f"{p}.linear1.weight"], state[f"{p}.linear1.bias"]
-        )
-        z = z + F.linear(F.gelu(a), state[f"{p}.linear2.weight"], state[f"{p}.linear2.bias"])
+        z = z if pre else norm(z, f"{p}.norm1")
+        a = norm(z, f"{p}.norm2") if pre else z
+        a = act(F.linear(a, state[f"{p}.linear1.weight"], state[f"{p}.linear1.bias"]))
+        z = z + F.linear(a, state[f"{p}.linear2.weight"], state[f"{p}.linear2.bias"])
+        z = z if pre else norm(z, f"{p}.norm2")
     z = norm(z, "encoder.norm")
     return tokens, F.linear(z[:, 0], state["head.weight"], state["head.bias"])
 
@@ -231,16 +267,45 @@ def sizes_of(settings):
     return sizes | {"head.weight": [classes, dim], "head.bias": [classes]}
 
 
+def assert_parameters(state, settings):
+    """Names first, then shapes, so that a student sees the one that is wrong."""
+    wanted, found = sizes_of(settings), {name: list(v.shape) for name, v in state.items()}
+    assert_equal(sorted(wanted.keys() - found.keys()), [], "the list of missing parameters")
+    assert_equal(sorted(found.keys() - wanted.keys()), [], "the list of unasked parameters")
+    wrong = [name for name, size in wanted.items() if found[name] != size]
+    for name in wrong[:1]:
+        assert_equal(found[name], wanted[name], f"the shape of `{name}`")
+
+
 @pytest.mark.exercise("vit", points=2)
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_tokens_of_training_size(student, device, settings):
     """tokens should be class token and patches in order, plus the positions."""
     x = randn(2, *settings[0], device=device)
     state, tokens, _, _, _ = student.run(vit_at, settings, x, True)
-    assert_equal({k: list(v.shape) for k, v in state.items()}, sizes_of(settings), "the parameters")
     expected, _ = reference_vit(state, settings, x)
     bare = expected - state["pos"]
-    assert_close(tokens, expected, "the tokens", symptoms={"The positions are not added.": bare})
+    cls, maps = state["cls"].expand(2, -1, -1), bare[:, 1:].mT
+    assert_close(
+        tokens,
+        expected,
+        "the tokens",
+        symptoms={
+            "The positions are not added.": bare,
+            "The class token should come first, not last.": torch.cat([maps.mT, cls], 1)
+            + state["pos"],
+            "A reshape mixes patches and channels: (N, dim, rows, cols) wants its axes exchanged, "
+            "to (N, T, dim).": torch.cat([cls, maps.reshape(maps.mT.shape)], 1) + state["pos"],
+        },
+    )
+
+
+@probe
+def dropouts(student, settings):
+    """All probabilities of dropout in a new ViT."""
+    modules = list(student.ViT(*settings).modules())
+    attention = [float(m.dropout) for m in modules if isinstance(m, nn.MultiheadAttention)]
+    return [float(m.p) for m in modules if isinstance(m, nn.Dropout)] + attention
 
 
 @pytest.mark.exercise("vit", points=3)
@@ -248,9 +313,23 @@ def test_tokens_of_training_size(student, device, settings):
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_scores_by_hand(student, device, settings, training):
     """The scores should be those of pre-norm blocks with GELU, read off the class token."""
+    assert_equal(max(student.run(dropouts, settings), default=0.0), 0.0, "the largest dropout")
     x = randn(3, *settings[0], device=device)
     state, _, scores, _, _ = student.run(vit_at, settings, x, training)
-    assert_close(scores, reference_vit(state, settings, x)[1], "the scores", rtol=1e-6, atol=1e-8)
+    assert_close(
+        scores,
+        reference_vit(state, settings, x)[1],
+        "the scores",
+        rtol=1e-6,
+        atol=1e-8,
+        symptoms={
+            "The normalisations come after attention and MLP; they should come "
+            "first.": reference_vit(state, settings, x, pre=False)[1],
+            "The activation is ReLU, the default, not GELU.": reference_vit(
+                state, settings, x, act=F.relu
+            )[1],
+        },
+    )
 
 
 @pytest.mark.exercise("vit", points=2)
@@ -271,14 +350,26 @@ def test_vit_gradients(student, device):
 
 
 @pytest.mark.exercise("vit", points=2)
-@pytest.mark.parametrize("h, w", [(8, 6), (4, 10), (2, 2), (12, 14)])
+@pytest.mark.parametrize("h, w", [(2, 2), (8, 6), (4, 10), (12, 14)])
 def test_other_sizes(student, device, h, w):
     """For a picture of another size, the positions of the grid should be scaled, bicubically."""
     settings = SETTINGS[0]
     x = randn(2, 1, h, w, device=device)
     state, tokens, scores, _, _ = student.run(vit_at, settings, x, False)
     expected, by_hand = reference_vit(state, settings, x)
-    assert_close(tokens, expected, "the tokens", rtol=1e-6, atol=1e-8)
+    bilinear = reference_vit(state, settings, x, scale="bilinear")[0]
+    aligned = reference_vit(state, settings, x, aligned=True)[0]
+    assert_close(
+        tokens,
+        expected,
+        "the tokens",
+        rtol=1e-6,
+        atol=1e-8,
+        symptoms={
+            "The positions are scaled with mode “bilinear”, not “bicubic”.": bilinear,
+            "The positions are scaled with align_corners=True; the default is False.": aligned,
+        },
+    )
     assert_close(scores, by_hand, "the scores", rtol=1e-6, atol=1e-8)
 
 
@@ -294,7 +385,7 @@ def scaled_positions(student, settings, rows, cols):
 
 
 @pytest.mark.exercise("vit", points=1)
-@pytest.mark.parametrize("rows, cols", [(2, 3), (3, 2), (1, 1), (5, 4)])
+@pytest.mark.parametrize("rows, cols", [(5, 4), (3, 2), (2, 3), (1, 1)])
 def test_positions_keep_the_first(student, rows, cols):
     """positions should leave the class token's alone and scale the others as a picture."""
     pos, got, grad = student.run(scaled_positions, SETTINGS[0], rows, cols)
@@ -303,7 +394,22 @@ def test_positions_keep_the_first(student, rows, cols):
     grid = F.interpolate(grid, (rows, cols), mode="bicubic").flatten(2).mT
     expected = torch.cat([leaf[:, :1], grid], 1)
     (expected**2).sum().backward()
-    assert_close(got, expected.detach(), "the positions")
+    mixed = F.interpolate(pos[:, 1:].reshape(1, 8, 2, 3), (rows, cols), mode="bicubic")
+    plain = pos[:, 1:].mT.reshape(1, 8, 2, 3)
+    bilinear = F.interpolate(plain, (rows, cols), mode="bilinear")
+    aligned = F.interpolate(plain, (rows, cols), mode="bicubic", align_corners=True)
+    known = {
+        "A reshape from (1, T, dim) to (1, dim, rows, cols) mixes places and features; exchange "
+        "the axes first.": mixed,
+        "Scale with mode “bicubic”, not “bilinear”.": bilinear,
+        "Leave align_corners at its default.": aligned,
+    }
+    symptoms = {
+        sentence: torch.cat([pos[:, :1], grid.flatten(2).mT], 1) for sentence, grid in known.items()
+    }
+    last = {sentence: wrong[:, -1] for sentence, wrong in symptoms.items()}
+    assert_close(got[:, -1], expected[:, -1].detach(), "the last position", symptoms=last)
+    assert_close(got, expected.detach(), "the positions", symptoms=symptoms)
     assert_close(grad, leaf.grad, "the gradient of pos")
 
 
@@ -396,6 +502,12 @@ def test_partition(student, device, shape, m):
     assert_close(got, windows_by_loops(rolled, m), "the windows of a map in another memory order")
 
 
+def maps_by_columns(x, m):
+    """The maps with rows and columns exchanged in each window."""
+    n, h, w, c = x.shape
+    return x.reshape(n, h // m, m, w // m, m, c).transpose(2, 4).reshape(x.shape)
+
+
 @pytest.mark.exercise("windows", points=3)
 @pytest.mark.parametrize("shape, m", MAPS)
 def test_reverse(student, device, shape, m):
@@ -404,7 +516,16 @@ def test_reverse(student, device, shape, m):
     w = windows_by_loops(x, m)
     with unchanged(w):
         got = student.window_reverse(w, m, shape[1], shape[2])
-    assert_close(got, x, "the maps", rtol=0, atol=0)
+    assert_close(
+        got,
+        x,
+        "the maps",
+        rtol=0,
+        atol=0,
+        symptoms={
+            "In a window the tokens should be laid down row by row.": maps_by_columns(x, m),
+        },
+    )
 
 
 @pytest.mark.exercise("windows", points=1)
@@ -433,8 +554,13 @@ def test_windows_that_do_not_fit(student, h, w):
 
 
 @probe
+def sizes_of_merging(student, c):
+    return {name: list(p.shape) for name, p in student.PatchMerging(c).named_parameters()}
+
+
+@probe
 def merge(student, x, w, b, r, training):
-    """A PatchMerging with given numbers: output, gradients, and parameter sizes."""
+    """A PatchMerging with given numbers: output and gradients."""
     layer = student.PatchMerging(x.shape[-1]).to(x.device, x.dtype).train(training)
     with torch.no_grad():
         layer.norm.weight.copy_(w)
@@ -443,9 +569,8 @@ def merge(student, x, w, b, r, training):
     x = x.clone().requires_grad_()
     y = layer(x)
     (y * torch.arange(y.numel(), dtype=y.dtype, device=y.device).view_as(y).cos()).sum().backward()
-    sizes = {name: list(p.shape) for name, p in layer.named_parameters()}
     grads = [layer.norm.weight.grad, layer.norm.bias.grad, layer.reduction.weight.grad, x.grad]
-    return y.detach(), grads, sizes
+    return y.detach(), grads
 
 
 @pytest.mark.exercise("windows", points=5)
@@ -469,17 +594,25 @@ def test_patch_merging(student, device, shape, training):
         return F.layer_norm(four, (4 * c,), leaves[0], leaves[1]) @ leaves[2].T
 
     expected = finish(down_first)
-    with unchanged(x):
-        got, grads, sizes = student.run(merge, x, w, b, r, training)
     wanted = {"norm.weight": [4 * c], "norm.bias": [4 * c], "reduction.weight": [2 * c, 4 * c]}
-    assert_equal(sizes, wanted, "the parameters")
+    assert_equal(student.run(sizes_of_merging, c), wanted, "the parameters")
+    with unchanged(x):
+        got, grads = student.run(merge, x, w, b, r, training)
+    above = F.pad(x, (0, 0, w_ % 2, 0, h % 2, 0)).reshape(full.shape)
+    above = above.reshape(blocks.shape).permute(0, 1, 3, 4, 2, 5).flatten(3)
     assert_close(
         got,
         expected.detach(),
         "the merged map",
         symptoms={
             "Upper right and lower left are exchanged.": finish(right_first).detach(),
-            "The normalisation comes before the reduction.": (down_first @ leaves[2].T).detach(),
+            "The four tokens are not normalised before the reduction.": (
+                down_first @ leaves[2].T
+            ).detach(),
+            "The zeros belong at the bottom and at the right.": finish(above).detach(),
+            "A reshape alone joins tokens of a row, not of a block.": finish(
+                full.reshape(right_first.shape)
+            ).detach(),
         },
     )
     weight = torch.arange(got.numel(), dtype=got.dtype, device=device).view_as(got).cos()
@@ -493,7 +626,7 @@ def test_first_stage(student):
     x = randn(1, 56, 56, 4, dtype=torch.float32)
     assert_shape(student.window_partition(x, 7), (64, 49, 4), "the windows")
     w, b, r = torch.ones(16), torch.zeros(16), randn(8, 16, dtype=torch.float32)
-    got, _, _ = student.run(merge, x, w, b, r, True)
+    got, _ = student.run(merge, x, w, b, r, True)
     assert_shape(got, (1, 28, 28, 8), "the merged map")
 
 
@@ -617,13 +750,16 @@ def test_global_cost(student, h, w, c):
         symptoms={
             "Three projections: the one of the output is missing.": 3 * n * c * c + 2 * n * n * c,
             "Only one of the two quadratic products is counted.": 4 * n * c * c + n * n * c,
+            "The scores compare all pairs: the number of tokens squared.": 4 * n * c * c
+            + 2 * n * c,
+            "A score is a dot product of length c, not c * c.": 4 * n * c * c + 2 * (n * c) ** 2,
         },
     )
 
 
 @pytest.mark.exercise("cost", points=4)
 @pytest.mark.parametrize(
-    "h, w, c, m", [(4, 6, 5, 2), (56, 56, 96, 7), (7, 14, 3, 7), (6, 9, 8, 3), (3, 5, 2, 1)]
+    "h, w, c, m", [(6, 9, 8, 3), (4, 6, 5, 2), (56, 56, 96, 7), (7, 14, 3, 7), (3, 5, 2, 1)]
 )
 def test_window_cost(student, h, w, c, m):
     """macs_wmsa should be the cost of one window times the number of windows."""
@@ -634,7 +770,13 @@ def test_window_cost(student, h, w, c, m):
         windows * one,
         "the count",
         symptoms={
-            "This is the cost of global attention.": 4 * h * w * c * c + 2 * (h * w) ** 2 * c
+            "This is the cost of global attention.": 4 * h * w * c * c + 2 * (h * w) ** 2 * c,
+            "Only one of the two quadratic products is counted.": windows
+            * (4 * m**2 * c * c + m**4 * c),
+            "Three projections: the one of the output is missing.": windows
+            * (3 * m**2 * c * c + 2 * m**4 * c),
+            "In a window a token meets m * m others, not h * w / (m * m).": 4 * h * w * c * c
+            + 2 * h * w * windows * c,
         },
     )
 
@@ -709,12 +851,28 @@ def test_restored(student, device, shape, ratio):
     k = visible.shape[1]
     full = torch.cat([visible, torch.zeros(n, length - k, d, dtype=x.dtype, device=device)], 1)
     got = full.gather(1, restore[..., None].expand(-1, -1, d))
+    row = torch.arange(length, device=device).expand(n, -1)
+    assert_close(
+        mask,
+        restore >= k,
+        "the mask, against the places",
+        symptoms={
+            "True should mean hidden, not visible.": restore < k,
+            "A patch is hidden if its place is k or later; the places are the inverse of the "
+            "shuffle.": restore.argsort(1) >= k,
+            "The mask is in shuffled order; it should be in that of the picture.": row >= k,
+        },
+    )
+    ordered = torch.stack([torch.cat([t[~m], 0 * t[m]]) for t, m in zip(x, mask, strict=True)])
     assert_close(
         got,
         torch.where(mask[..., None], 0.0, x),
         "the restored tokens",
+        symptoms={
+            "The visible tokens should stay in shuffled order, as `ids_restore` expects "
+            "them.": ordered.gather(1, restore[..., None].expand(-1, -1, d)),
+        },
     )
-    assert_close(mask, restore >= k, "the mask, against the places")
 
 
 @pytest.mark.exercise("maemask", points=3)
@@ -725,16 +883,27 @@ def test_uniform(student, ratio, length):
     _, mask, restore = student.run(masked, torch.zeros(n, length, 1), ratio, 6)
     hidden = mask.double()
     often = hidden.mean(0)
-    worst = (often - ratio).abs().max().item()
-    assert_true(worst < 0.03, f"A token is hidden in {often.tolist()} of the pictures.")
+    assert_close(
+        often, torch.full_like(often, ratio), "how often each token is hidden", rtol=0, atol=0.03
+    )
     h = round(length * ratio)
     together = h * (h - 1) / (length * (length - 1))
     pairs = (hidden.T @ hidden / n)[~torch.eye(length, dtype=torch.bool)]
-    worst = (pairs - together).abs().max().item()
-    assert_true(worst < 0.03, "Some pairs of tokens are hidden together too often or too rarely.")
+    assert_close(
+        pairs,
+        torch.full_like(pairs, together),
+        "how often each pair of tokens is hidden",
+        rtol=0,
+        atol=0.03,
+    )
     first = (restore == 0).double().mean(0)
-    worst = (first - 1 / length).abs().max().item()
-    assert_true(worst < 0.03, "The first visible token is not equally likely to be any token.")
+    assert_close(
+        first,
+        torch.full_like(first, 1 / length),
+        "how often each token is the first visible one",
+        rtol=0,
+        atol=0.03,
+    )
 
 
 @probe
@@ -755,9 +924,10 @@ def test_chance_comes_from_rng(student):
     """Equal generators should give equal masks, each picture its own, and nothing else be drawn."""
     one, two, again, untouched = student.run(runs_of_chance, torch.zeros(8, 30, 1))
     assert_close(again, one, "the mask of an equal generator")
-    assert_true(not torch.equal(one, two), "A second call with the same generator changes nothing.")
     rows = len({tuple(row) for row in one.tolist()})
     assert_equal(rows, 8, "the number of different masks among 8 pictures")
+    changed = int((one != two).any(1).sum())
+    assert_equal(changed, 8, "the number of masks that are new when the generator goes on")
     assert_true(untouched, "The global generator was used; all chance should come from rng.")
 
 
@@ -825,6 +995,9 @@ def test_decoder_input(student, device, n, length, k, d):
             "The positions are missing.": expected - pos,
             "Only the mask tokens got positions.": torch.where(hidden, expected, expected - pos),
             "Only the visible tokens got positions.": torch.where(hidden, expected - pos, expected),
+            "`ids_restore` tells the place of each patch; it is not the list of the visible "
+            "ones.": filled_by_loops(vis, restore.argsort(1), token, pos),
+            "Hidden patches should hold the mask token, not zeros.": expected - token * hidden,
         },
     )
 
@@ -843,7 +1016,7 @@ def test_decoder_gradients(student, device):
     )
 
 
-def loss_by_loops(pred, img, mask, norm_pix, p):
+def loss_by_loops(pred, img, mask, norm_pix, p, correction=1, power=0.5):
     """One hidden patch after the other."""
     n, _, h, w = img.shape
     losses = []
@@ -853,7 +1026,8 @@ def loss_by_loops(pred, img, mask, norm_pix, p):
             for b in range(0, w, p):
                 target = img[i, :, a : a + p, b : b + p].flatten()
                 if norm_pix:
-                    target = (target - target.mean()) / (target.var() + 1e-6).sqrt()
+                    var = target.var(correction=correction) + 1e-6
+                    target = (target - target.mean()) / var**power
                 if mask[i, t]:
                     losses.append((pred[i, t] - target).square().mean())
                 t += 1
@@ -873,7 +1047,7 @@ def test_loss(student, device, shape, p, norm_pix):
     img = 3 * randn(*shape, device=device) + 2
     pred = randn(n, length, c * p * p, device=device)
     mask = rand(n, length, device=device) < 0.6
-    mask[0, 0] = True
+    mask[0, 0], mask[-1, -1] = True, False
     with unchanged(pred, img, mask):
         got = student.mae_loss(pred, img, mask, norm_pix)
     every = torch.ones_like(mask)
@@ -887,6 +1061,16 @@ def test_loss(student, device, shape, p, norm_pix):
             "The target should be normalised only if norm_pix is True.": loss_by_loops(
                 pred, img, mask, not norm_pix, p
             ),
+            "The variance should be that with n - 1.": loss_by_loops(
+                pred, img, mask, norm_pix, p, correction=0
+            ),
+            "Divide by the standard deviation, the root of the variance.": loss_by_loops(
+                pred, img, mask, norm_pix, p, power=1
+            ),
+            "Take the mean over the pixels of a patch, not the sum.": c
+            * p
+            * p
+            * loss_by_loops(pred, img, mask, norm_pix, p),
         },
     )
 
