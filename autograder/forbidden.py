@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -168,6 +169,13 @@ def canonical(path: str) -> str:
     if head == "torch.Tensor" or (head == "torch.nn.functional" and hasattr(torch, last)):
         return f"torch.{last}"
     return path
+
+
+def shortened(text: str) -> str:
+    """A text with library functions as people write them: `F.conv2d`, `nn.Conv2d`."""
+    for long, short in (("torch.nn.functional.", "F."), ("torch.nn.", "nn."), ("numpy.", "np.")):
+        text = re.sub(rf"(?<![\w.]){re.escape(long)}", short, text)
+    return text
 
 
 @functools.lru_cache(4096)
