@@ -1,6 +1,6 @@
 """`autograder pack`: what others run or hand out, made from a chapter.
 
-pack student      a zip of notebooks, the course library and instructions; nothing secret
+pack student      a zip or folder of notebooks, the course library, instructions; nothing secret
 pack gradescope   a zip that grades one chapter in Gradescope's container; secret
 pack nbgrader     a course folder for nbgrader; secret
 """
@@ -31,14 +31,18 @@ Files = dict[str, bytes]  # path inside a pack → content
 
 
 def pack_student(chapters: Sequence[str], root: Path, out: Path) -> Path:
-    """Write a zip of the released notebooks and what they need.
+    """Write the released notebooks and what they need.
 
     Args:
-        chapters: ids; all that have been released if none is given.
+        chapters: ids; if none is given, all that have been released and that `_toc.yml` lists.
+        out: a zip, or a folder: a new one, an earlier pack or a git repository. Files that it has
+            from before and that are not of this pack stay.
     Raises:
-        ChapterError: if one has not been released.
+        ChapterError: if one has not been released, or the folder holds something else.
     """
-    names = list(chapters) or [c for c in syllabus(root) if _released(c, root).exists()]
+    names = list(chapters) or [c for c in _listed(root) if _released(c, root).exists()]
+    if not names:
+        raise ChapterError(f"{root / '_toc.yml'} lists no chapter that has been released.")
     files: Files = {f"{name}.ipynb": _notebook(name, root) for name in names}
     files |= _library(names)
     entries = syllabus(root)
@@ -49,7 +53,15 @@ def pack_student(chapters: Sequence[str], root: Path, out: Path) -> Path:
     title = entries[names[0]]["title"] if len(names) == 1 else "Notebooks of the course"
     files["README.md"] = _template("student/README.md", title=title, table=table)
     files["requirements.txt"] = _requirements()
-    return write_zip(files, out)
+    files[".gitignore"] = (TEMPLATES / "student" / "gitignore").read_bytes()
+    if out.suffix == ".zip":
+        return write_zip(files, out)
+    is_pack = (out / ".git").exists() or (out / "course" / "checks").is_dir()
+    if (out / "_toc.yml").exists() or not (is_pack or _is_new(out)):
+        raise ChapterError(
+            f"{out} holds something else; name a new folder, a pack or its repository by --out."
+        )
+    return _write_folder(files, out)
 
 
 def pack_gradescope(chapter: str, root: Path, out: Path, grade: Sequence[str] = ()) -> Path:
@@ -83,7 +95,7 @@ def pack_nbgrader(chapters: Sequence[str], root: Path, out: Path) -> Path:
     Raises:
         ChapterError: if one has no sources, has not been released, or `out` holds another course.
     """
-    if out.exists() and any(out.iterdir()):
+    if not _is_new(out):
         raise ChapterError(f"{out} is not empty; name a new folder by --out.")
     names = ", ".join(chapters)
     files: Files = {
@@ -96,10 +108,7 @@ def pack_nbgrader(chapters: Sequence[str], root: Path, out: Path) -> Path:
         folder = f"source/{name}"
         files[f"{folder}/{name}.ipynb"] = nbformat.writes(notebook).encode()
         files |= {f"{folder}/{path}": data for path, data in _library([name]).items()}
-    for path, data in files.items():
-        (out / path).parent.mkdir(parents=True, exist_ok=True)
-        (out / path).write_bytes(data)
-    return out
+    return _write_folder(files, out)
 
 
 # --- nbgrader --------------------------------------------------------------------------------
@@ -160,6 +169,12 @@ def _metadata(name: str, **values: Any) -> dict[str, Any]:
 # --- files -----------------------------------------------------------------------------------
 
 
+def _listed(root: Path) -> list[str]:
+    """The chapters that the book shows: a line of `_toc.yml` that is commented out hides one."""
+    toc = (root / "_toc.yml").read_text(encoding="utf-8")
+    return re.findall(r"^\s*- file: book/chapters/([\w-]+)", toc, re.MULTILINE)
+
+
 def _released(chapter: str, root: Path) -> Path:
     return root / "notebooks" / f"{chapter}.ipynb"
 
@@ -205,6 +220,17 @@ def _requirements(extra: str | None = None) -> bytes:
         if wanted and not requirement.startswith("d2l"):
             lines.append(requirement.strip())
     return ("\n".join(sorted(lines)) + "\n").encode()
+
+
+def _is_new(folder: Path) -> bool:
+    return not folder.exists() or not any(folder.iterdir())
+
+
+def _write_folder(files: Mapping[str, bytes], folder: Path) -> Path:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
 
 
 def write_zip(files: Mapping[str, bytes], path: Path) -> Path:

@@ -11,9 +11,12 @@ import stat
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
 
 from autograder.notebook import MAX_BYTES, ReadProblem
 
@@ -75,14 +78,17 @@ class Entry:
     time: float  # when it was last changed, seconds since 1970
 
 
-def collect(paths: Iterable[Path], chapters: Iterable[str]) -> list[Entry]:
+def collect(paths: Iterable[Path], chapters: Iterable[str], only: str | None = None) -> list[Entry]:
     """All submissions under the given paths, ordered by student, oldest first.
 
     A path is a notebook; a flat folder of notebooks named after students; a folder with one folder
-    for each student (nbgrader's `submitted`, Moodle's bulk download); or a zip of any of these.
+    for each student (nbgrader's `submitted`, Moodle's bulk download, Gradescope's export, clones of
+    the students' repositories); or a zip of any of these.
 
     Args:
         chapters: ids, which are taken off file names to leave the student's.
+        only: the chapter that counts. A student's files that are named after another one are left
+            out where there are more, as in a repository that holds the notebooks of a term.
     Raises:
         CollectError: if a path does not exist, cannot be opened, or holds nothing of the kind.
     """
@@ -96,10 +102,20 @@ def collect(paths: Iterable[Path], chapters: Iterable[str]) -> list[Entry]:
             raise CollectError(f"{path} holds no notebooks (*.ipynb).")
         home = path.resolve()
         fallback = home.name if path.is_dir() else home.stem
+        exported = _gradescope(files)
         for parts, source, time in _handed_in(files):
-            student = _student(parts, fallback, chapters)
-            found.append((student, Entry(_safe(student), source, "/".join(parts), time)))
+            if parts[0] in exported:
+                students, time = exported[parts[0]].students, exported[parts[0]].time or time
+            else:
+                students = [_student(_without_assignment(parts, fallback), fallback, chapters)]
+            for student in students:
+                found.append((student, Entry(_safe(student), source, "/".join(parts), time)))
     entries = _tell_apart(found)
+    if only:
+        others = {f"{chapter}.ipynb" for chapter in chapters if chapter != only}
+        fitting = [e for e in entries if e.source.name not in others]
+        having = {e.student for e in fitting}
+        entries = fitting + [e for e in entries if e.student not in having]
     return sorted(entries, key=lambda e: (e.student, e.time, e.label))
 
 
@@ -196,13 +212,18 @@ def _is_hidden(parts: tuple[str, ...]) -> bool:
     return any(p.startswith((".", "__MACOSX")) for p in parts)
 
 
+def _is_page(parts: tuple[str, ...]) -> bool:
+    """Whether it is a page of the book, in a student's clone of the whole course."""
+    return parts[-3:-1] == ("book", "chapters")
+
+
 def _is_wanted(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in (".ipynb", *MISTAKEN)
 
 
 def _handed_in(files: list[File]) -> Iterator[File]:
     """The notebooks; and where a student has none, what was handed in instead."""
-    notebooks = [f for f in files if f[0][-1].lower().endswith(".ipynb")]
+    notebooks = [f for f in files if f[0][-1].lower().endswith(".ipynb") and not _is_page(f[0])]
     with_notebook = {parts[0] for parts, _, _ in notebooks if len(parts) > 1}
     yield from notebooks
     for parts, source, time in files:
@@ -215,6 +236,68 @@ def _handed_in(files: list[File]) -> Iterator[File]:
 
 CANVAS = re.compile(r"(?P<student>[^_]+)(?:_LATE)?_(?P<id>\d+)_\d+_.+", re.I)
 MOODLE = re.compile(r"(?P<student>.+?)_(?P<id>\d+)_assignsubmission_.*", re.I)
+
+
+METADATA = "submission_metadata.yml"  # in Gradescope's export, beside its submission_<id>/
+
+
+class _FromRuby(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """YAML as Ruby writes it: an object of a class of its own is read as its plain values."""
+
+
+_FromRuby.add_multi_constructor(
+    "!ruby/",
+    lambda loader, kind, node: (
+        loader.construct_mapping(node, deep=True) if isinstance(node, yaml.MappingNode) else None
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What Gradescope's export says of one of its folders."""
+
+    students: list[str]  # several where a group handed it in
+    time: float | None
+
+
+def _gradescope(files: Iterable[File]) -> dict[str, Exported]:
+    """The folders of Gradescope's export by name; none where it is no such export.
+
+    Only the file at the top is believed: one that lies deeper is a student's.
+    """
+    source = next((source for parts, source, _ in files if parts == (METADATA,)), None)
+    if source is None:
+        return {}
+    try:
+        folders = yaml.load(source.read(MAX_ARCHIVE), _FromRuby)
+        return {
+            name: Exported([_submitter(s) for s in said[":submitters"]], _seconds(said))
+            for name, said in folders.items()
+            if said.get(":submitters")
+        }
+    except (ReadProblem, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError):
+        raise CollectError(
+            f"{source.path}: {METADATA} is not as Gradescope writes it; download the export again."
+        ) from None
+
+
+def _submitter(said: Mapping[str, Any]) -> str:
+    return str(said.get(":email") or said.get(":sid") or said[":name"])
+
+
+def _seconds(said: Mapping[str, Any]) -> float | None:
+    """When it was handed in; a time without a zone is UTC."""
+    when = said.get(":created_at")
+    if not isinstance(when, datetime.datetime):
+        return None
+    return (when if when.tzinfo else when.replace(tzinfo=datetime.UTC)).timestamp()
+
+
+def _without_assignment(parts: tuple[str, ...], home: str) -> tuple[str, ...]:
+    """`ada` of `week-1-submissions/week-1-ada`, as GitHub Classroom names its clones."""
+    assignment = home.removesuffix("-submissions")
+    return parts if assignment == home else (parts[0].removeprefix(f"{assignment}-"), *parts[1:])
 
 
 def _student(parts: tuple[str, ...], fallback: str, chapters: Sequence[str]) -> str:

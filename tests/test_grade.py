@@ -12,6 +12,7 @@ import zipfile
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import jsonschema
@@ -436,6 +437,77 @@ def test_nothing_leaves_a_zip(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["evil.zip"]
 
 
+GRADESCOPE = """---
+submission_101:
+  :submitters:
+  - :name: Ada Lovelace
+    :sid: '7'
+    :email: ada@example.org
+  :created_at: 2026-10-05 15:58:23.948203000 Z
+  :results: !ruby/hash:ActiveSupport::HashWithIndifferentAccess
+    tests: []
+submission_102:
+  :submitters:
+  - :name: Bo
+    :sid: '8'
+    :email:
+  - :name: Cy
+    :sid:
+    :email:
+  :created_at: !ruby/object:ActiveSupport::TimeWithZone
+    zone: UTC
+"""
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "folder"])
+def test_an_export_of_gradescope_tells_who_and_when(tmp_path, zipped):
+    export = tmp_path / "assignment_7_export"
+    touch(export, "submission_101/mini.ipynb", "submission_102/work/mini.ipynb")
+    touch(export, "submission_103/alice.ipynb")  # of nobody that the export names
+    (export / "submission_metadata.yml").write_text(GRADESCOPE, encoding="utf-8")
+    path = Path(shutil.make_archive(export, "zip", tmp_path, export.name)) if zipped else export
+    found = {e.student: e for e in collect([path], ["mini"])}
+    assert set(found) == {"ada@example.org", "8", "Cy", "submission_103"}
+    handed_in = datetime(2026, 10, 5, 15, 58, 23, 948203, UTC)
+    assert found["ada@example.org"].time == handed_in.timestamp()
+    assert found["8"].source == found["Cy"].source
+
+
+def test_only_the_export_itself_says_who_is_who(tmp_path):
+    folder = touch(tmp_path / "class", "bob/submission_101/mini.ipynb", "cy/mini.ipynb")
+    (folder / "bob" / "submission_metadata.yml").write_text(GRADESCOPE, encoding="utf-8")
+    assert [student for student, _ in students(folder)] == ["bob", "cy"]
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "submission_101: 3", "{", "submission_101: !!x 3"])
+def test_a_damaged_export_is_said(tmp_path, text):
+    folder = touch(tmp_path / "class", "submission_101/mini.ipynb")
+    (folder / "submission_metadata.yml").write_text(text, encoding="utf-8")
+    with pytest.raises(CollectError, match=r"submission_metadata.yml is not as .* export again"):
+        students(folder)
+
+
+def test_clones_of_github_classroom(tmp_path):
+    folder = touch(
+        tmp_path / "week-1-submissions",
+        "week-1-ada/mini.ipynb",
+        "week-1-week-1-bo/notebooks/mini.ipynb",
+        "week-1-week-1-bo/book/chapters/mini.ipynb",  # the page, in a clone of the whole course
+        "week-1-week-1-bo/.git/mini.ipynb",
+    )
+    assert students(folder) == [
+        ("ada", "week-1-ada/mini.ipynb"),
+        ("week-1-bo", "week-1-week-1-bo/notebooks/mini.ipynb"),
+    ]
+
+
+def test_one_chapter_of_repositories_that_hold_several(tmp_path):
+    folder = touch(tmp_path, "ada/mini.ipynb", "ada/other.ipynb", "bo/other.ipynb", "cy/my.ipynb")
+    found = [(e.student, e.source.name) for e in collect([folder], ["mini", "other"], "mini")]
+    # Bo is told that it is the wrong one.
+    assert found == [("ada", "mini.ipynb"), ("bo", "other.ipynb"), ("cy", "my.ipynb")]
+
+
 def test_links_to_files_of_others_are_not_followed(tmp_path):
     folder = touch(tmp_path / "class", "alice/mini.ipynb")
     (folder / "bob").mkdir()
@@ -496,10 +568,25 @@ def test_grade_command_in_processes(chapter, root, tmp_path):
     ]  # fmt: skip
 
 
+def test_a_dry_run_lists_what_was_found_and_writes_nothing(root, tmp_path):
+    folder = touch(tmp_path / "class", "ada/mini.ipynb", "bo/mini.ipynb")
+    (folder / "ada" / "timestamp.txt").write_text("2026-10-05T18:00:00+00:00")
+    command = [
+        "grade", str(folder), "--dry-run", "--root", str(root), "--out", str(tmp_path / "out")
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0 and "2 files of 2 students." in result.output
+    ada, bo = json.loads(CliRunner().invoke(app, [*command, "--json"]).output)
+    assert (ada["student"], ada["file"], bo["student"]) == ("ada", "ada/mini.ipynb", "bo")
+    assert datetime.fromisoformat(ada["time"]) == datetime(2026, 10, 5, 18, tzinfo=UTC)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["grade", "gone"], "There is no gone."),
+        (["grade", "gone", "--dry-run"], "There is no gone."),
         (["grade", ".", "--chapter", "nonsense"], "Chapters with sources: mini"),
         (["check", "gone.ipynb"], "gone.ipynb: No such file or directory."),
         (["lint", "nonsense"], "Chapters with sources: mini"),

@@ -44,7 +44,8 @@ def answers(root: Path, **sources: str) -> bytes:
 
 
 def test_students_get_notebooks_library_and_instructions_and_no_secret(tmp_path):
-    chapters = [c for c in chapter_ids(ROOT) if (ROOT / "notebooks" / f"{c}.ipynb").exists()]
+    toc = (ROOT / "_toc.yml").read_text(encoding="utf-8").splitlines()
+    chapters = [c for c in chapter_ids(ROOT) if f"      - file: book/chapters/{c}" in toc]
     folder = unpacked(pack_student([], ROOT, tmp_path / "student.zip"), tmp_path / "student")
     names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     assert {f"{c}.ipynb" for c in chapters} == {n for n in names if n.endswith(".ipynb")}
@@ -71,6 +72,41 @@ def test_the_students_pack_works_where_it_is_unpacked(tmp_path):
         [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=True
     )
     assert done.stdout.split(maxsplit=1) == [f"{folder / 'course/__init__.py'}", "not yet\n"]
+
+
+def test_a_folder_for_the_class_repository_is_brought_up_to_date(released, tmp_path):
+    out = tmp_path / "class"
+    assert pack_student(["mini"], released, out) == out
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*")}
+    assert {"mini.ipynb", "README.md", ".gitignore", "course/checks/mini.py"} <= files
+    (out / "syllabus.md").write_text("the teacher's own")
+    (out / "mini.ipynb").write_text("an earlier release")
+    pack_student(["mini"], released, out)
+    assert (out / "mini.ipynb").read_bytes() == (released / "notebooks/mini.ipynb").read_bytes()
+    assert (out / "syllabus.md").exists()
+    (tmp_path / "clone" / ".git").mkdir(parents=True)
+    pack_student(["mini"], released, tmp_path / "clone")
+
+
+def test_a_folder_of_something_else_is_left_alone(released, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "README.md").write_text("mine")
+    for out in (tmp_path / "mine", released):
+        before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+        with pytest.raises(ChapterError, match="holds something else; name a new folder"):
+            pack_student(["mini"], released, out)
+        assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_a_hidden_chapter_is_packed_only_by_name(released, tmp_path):
+    toc = released / "_toc.yml"
+    toc.write_text(
+        toc.read_text().replace("- file: book/chapters/mini", "# - file: book/chapters/mini")
+    )
+    with pytest.raises(ChapterError, match="lists no chapter that has been released"):
+        pack_student([], released, tmp_path / "student.zip")
+    with zipfile.ZipFile(pack_student(["mini"], released, tmp_path / "student.zip")) as archive:
+        assert "mini.ipynb" in archive.namelist()
 
 
 def test_a_pack_is_the_same_every_time(released, tmp_path):

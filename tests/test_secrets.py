@@ -4,7 +4,6 @@ import ast
 import html
 import json
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from copies import copy_of
 
 from autograder.chapters import BEGIN, END, Chapter, chapter_ids, find_root, load
 
@@ -76,17 +76,7 @@ SECRETS = secrets()
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory) -> Path:
     """A copy of the tree as a clone would have it, less `solutions/`."""
-    copy = tmp_path_factory.mktemp("bare") / "course"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, check=True,
-    ).stdout.decode()  # fmt: skip
-    for name in filter(None, listed.split("\0")):
-        source = ROOT / name
-        if source.is_file() and not name.startswith("solutions/"):
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, copy / name)
-    return copy
+    return copy_of(ROOT, tmp_path_factory.mktemp("bare") / "course", without="solutions")
 
 
 def run(*command: str, cwd: Path) -> str:
