@@ -1,5 +1,6 @@
 """The book as a reader meets it: in a browser, from disk, wide and narrow, light and dark."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -145,7 +146,7 @@ def test_page_is_accessible(view: View) -> None:
 def test_the_map_shows_what_is_done(browser: Browser, tmp_path: Path) -> None:
     with browser.new_context() as context, context.new_page() as page:
         page.goto(f"{HTML.as_uri()}/book/course-map.html")
-        boxes = page.locator(".course-drawing a")
+        boxes = page.locator(".course-drawing svg a")
         linked = {box.get_attribute("href").removesuffix(".html") for box in boxes.all()}
         assert linked == {name.removeprefix("book/") for name in CHAPTERS}
         bar = boxes.filter(has_text="Tensors").locator(".done")
@@ -167,6 +168,123 @@ def test_the_map_shows_what_is_done(browser: Browser, tmp_path: Path) -> None:
         page.goto(f"{HTML.as_uri()}/book/course-map.html")
         assert float(bar.get_attribute("width")) > 100
         assert "1 chapter ticked" in total.inner_text()
+
+
+def test_pages_follow_the_map(browser: Browser) -> None:
+    plan = yaml.safe_load((ROOT / "book" / "syllabus.yml").read_text(encoding="utf-8"))["parts"]
+    parts = [name for name in TOC if name.startswith("book/parts/")]
+    assert len(parts) == len(plan)
+    order = []
+    for page, part in zip(parts, plan, strict=True):
+        order += [page, *(f"book/chapters/{chapter}" for chapter in part["chapters"])]
+    assert [name for name in TOC if name in order] == [name for name in order if name in TOC]
+    with browser.new_page() as page:
+        page.goto(f"{HTML.as_uri()}/book/course-map.html")
+        page.locator("article").get_by_role("link", name="what this part is about").nth(1).click()
+        assert page.url.endswith(f"{parts[1]}.html")
+        page.locator(".prev-next-area a.right-next").click()
+        assert page.url.endswith(f"{TOC[TOC.index(parts[1]) + 1]}.html")
+
+
+def test_a_part_shows_its_chapters_and_what_is_done(browser: Browser) -> None:
+    with browser.new_context() as context, context.new_page() as page:
+        page.goto(f"{HTML.as_uri()}/book/chapters/convolution.html")
+        page.get_by_label("I have done this chapter").check()
+        page.goto(f"{HTML.as_uri()}/book/parts/convolutional-networks.html")
+        part = page.locator(".of-a-part")
+        chapters = page.locator(".course-drawing a").count()
+        assert 3 <= chapters <= part.count()
+        assert page.locator(".course-drawing a.finished").count() == 1
+        assert "1 chapter ticked" in page.locator(".course-progress-sum").inner_text()
+        assert not page.locator("input[type=file]").count()
+        first = part.first.inner_text()
+        assert "Derive convolution from a dense layer" in first
+        assert re.search(r"卷积与池化 · \d+ minutes · 7 exercises: .*easy.* · after Tensors", first)
+        part.first.get_by_role("link").click()
+        assert page.url.endswith("/book/chapters/convolution.html")
+
+
+def test_run_locally_copies_the_commands(browser: Browser) -> None:
+    with browser.new_context() as context, context.new_page() as page:
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.goto(f"{HTML.as_uri()}/book/chapters/convolution.html")
+        button = page.get_by_role("button", name="Run locally")
+        button.focus()
+        page.keyboard.press("Space")
+        expect(page.get_by_role("status").filter(has_text="Copied")).to_be_visible()
+        copied = page.evaluate("navigator.clipboard.readText()").splitlines()
+        assert copied[0].startswith("git clone https://")
+        assert copied[1:] == [
+            f"cd {copied[0].rpartition('/')[2]}",
+            "make .venv/.ready",
+            ".venv/bin/jupyter lab notebooks/convolution.ipynb",
+        ]
+        page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(); }")
+        button.click()
+        expect(page.get_by_role("status").filter(has_text="does not copy")).to_be_visible()
+        assert page.locator("#run-locally pre").is_visible()
+
+
+def test_without_scripts_run_locally_leads_to_the_commands(browser: Browser) -> None:
+    with browser.new_context(java_script_enabled=False) as context, context.new_page() as page:
+        page.goto(f"{HTML.as_uri()}/book/chapters/convolution.html")
+        url = page.get_by_role("link", name="Run locally").get_attribute("href")
+        place = page.locator(url)
+        place.locator("summary").click()
+        assert "git clone" in place.locator("pre").inner_text()
+
+
+def test_the_index_leads_to_the_section(browser: Browser) -> None:
+    with browser.new_page() as page:
+        page.goto(f"{HTML.as_uri()}/book/a-to-z.html")
+        under_c = page.locator("section#index-c li")
+        for entry in ("cross-correlation", "corr2d", "nn.Conv2d"):  # term, exercise, library
+            found = under_c.filter(has_text=re.compile(f"^{re.escape(entry)} "))
+            url = found.get_by_role("link", name="Convolution", exact=True).get_attribute("href")
+            assert re.fullmatch(r"chapters/convolution\.html#.+", url), entry
+        found.get_by_role("link", name="Convolution", exact=True).click()
+        section = page.locator(f"section{url[url.index('#') :]}")
+        assert "nn.Conv2d" in section.inner_text()
+
+
+def test_links_into_pages_find_their_place(browser: Browser) -> None:
+    """Those of the index and the glossary's terms, which no other check of the build looks at."""
+    places: dict[str, set[str]] = {}
+    for name in ("book/a-to-z", *CHAPTERS):
+        text = (HTML / f"{name}.html").read_text(encoding="utf-8")
+        for target, place in re.findall(r'href="([^"#:]*\.html)#([^"]+)"', text):
+            file = ((HTML / name).parent / target).resolve()
+            if str(file) not in places:
+                ids = re.findall(r'\bid="([^"]+)"', file.read_text(encoding="utf-8"))
+                places[str(file)] = set(ids)
+            assert unquote(place) in places[str(file)], f"{name}: {target}#{place}"
+    assert len(places) > len(CHAPTERS)
+
+
+def test_an_erratum_opens_by_its_address(browser: Browser) -> None:
+    with browser.new_page() as page:
+        page.goto(f"{HTML.as_uri()}/book/errata.html#e111")
+        assert page.locator("#e111").get_by_text("Right:").is_visible()
+        assert not page.locator("#e102").get_by_text("Right:").is_visible()
+        page.emulate_media(media="print")
+        assert page.locator("#e102").get_by_text("Right:").is_visible()
+
+
+def test_the_keyboard_comes_first_to_the_text(browser: Browser) -> None:
+    with browser.new_page() as page:
+        page.goto(f"{HTML.as_uri()}/book/parts/foundations.html")
+        page.keyboard.press("Tab")
+        skip = page.locator(":focus")
+        expect(skip).to_have_text(re.compile("skip to main content", re.IGNORECASE))
+        expect(skip).to_be_in_viewport()
+        page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+        for _ in range(12):
+            focused = page.locator(":focus")
+            assert focused.evaluate("e => e.closest('main, article') !== null")
+            outline = focused.evaluate("e => getComputedStyle(e).outlineStyle")
+            assert outline != "none", focused.evaluate("e => e.outerHTML")
+            page.keyboard.press("Tab")
 
 
 def test_without_scripts_the_pictures_remain(browser: Browser) -> None:

@@ -70,6 +70,7 @@ def link_terms(app: Sphinx, doctree: nodes.document, page: str) -> None:
     words = "|".join(re.escape(key) for key in sorted(known, key=len, reverse=True))
     pattern = re.compile(rf"(?<![\w-])(?:{words})s?(?![\w-])", re.IGNORECASE)
     address = app.builder.get_relative_uri(page, GLOSSARY)
+    places = app.env.domaindata["std"]["terms"]
     links = 0
     for text in list(doctree.findall(is_prose)):
         pieces, end = [], 0
@@ -81,7 +82,7 @@ def link_terms(app: Sphinx, doctree: nodes.document, page: str) -> None:
             links += 1
             pieces += [
                 nodes.Text(text.astext()[end : match.start()]),
-                link(term, match[0], address),
+                link(term, match[0], f"{address}#{places[term.name.lower()][1]}"),
             ]
             end = match.end()
         if pieces:
@@ -98,10 +99,9 @@ def is_prose(node: nodes.Node) -> bool:
 
 
 def link(term: Term, word: str, address: str) -> nodes.raw:
-    anchor = nodes.make_id(f"term-{term.name}")
     return nodes.raw(
         "",
-        f'<a class="term" href="{address}#{anchor}" data-means="{html.escape(term.means)}">'
+        f'<a class="term" href="{address}" data-means="{html.escape(term.means)}">'
         f"{html.escape(word)}</a>",
         format="html",
     )

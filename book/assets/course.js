@@ -18,3 +18,36 @@ addEventListener("load", async () => {
   markScrolling();
   addEventListener("resize", markScrolling);
 });
+
+// An address that names a folded box opens it.
+function openTarget() {
+  const place = document.getElementById(location.hash.slice(1));
+  if (place?.matches("details")) place.open = true;
+}
+openTarget();
+addEventListener("hashchange", openTarget);
+
+// The button "Run locally" copies the commands; without scripts it leads to them.
+for (const button of document.querySelectorAll(".btn-run-locally")) {
+  const place = document.getElementById("run-locally");
+  const says = document.createElement("p");
+  says.className = "course-says";
+  says.setAttribute("role", "status");
+  document.body.append(says);
+  button.removeAttribute("target");
+  button.setAttribute("role", "button");
+  const copy = async (event) => {
+    event.preventDefault();
+    try {
+      await navigator.clipboard.writeText(place.querySelector("pre").textContent.trim());
+      says.textContent = "Copied. Paste the commands into a terminal.";
+    } catch {
+      place.open = true;
+      place.scrollIntoView();
+      says.textContent = "This browser does not copy. Here are the commands.";
+    }
+    setTimeout(() => { says.textContent = ""; }, 4000);
+  };
+  button.addEventListener("click", copy);
+  button.addEventListener("keydown", (event) => { if (event.key === " ") copy(event); });
+}

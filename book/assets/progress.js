@@ -53,7 +53,7 @@
     }
   }
 
-  function addToMap(drawing) {
+  function addTo(drawing) {
     const file = document.createElement("input");
     file.type = "file";
     file.accept = ".json,application/json";
@@ -75,9 +75,11 @@
     sum.setAttribute("aria-live", "polite");
     const box = document.createElement("div");
     box.className = "course-progress-controls";
-    box.append(label, sum);
+    const cards = document.querySelectorAll(".course-map-ready a.sd-stretched-link");
+    if (cards.length) box.append(label); // a part's page has none, and leaves that to the map
+    box.append(sum);
     drawing.after(box);
-    for (const link of document.querySelectorAll(".course-map-ready a.sd-stretched-link")) {
+    for (const link of cards) {
       const chapter = link.getAttribute("href").match(/([\w-]+)\.html/)[1];
       link.closest(".sd-card").querySelector(".sd-card-footer").append(tick(chapter, "done"));
     }
@@ -85,7 +87,7 @@
 
   const drawing = document.querySelector(".course-drawing");
   if (drawing) {
-    addToMap(drawing);
+    addTo(drawing);
     const frame = drawing.firstElementChild;
     frame.scrollLeft = (frame.scrollWidth - frame.clientWidth) / 2; // a phone shows the middle first
   }
