@@ -11,7 +11,7 @@ export UV_COMPILE_BYTECODE := 1
 
 BIN := .venv/bin
 
-.PHONY: help book test release lint mutants lock clean
+.PHONY: help book test release lint mutants budget measured lock clean
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -23,9 +23,9 @@ help:  ## show this list
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 
-# Sphinx reports a warning only for a page that it reads, and keeps what an extension or an option
-# made before it changed. So a build that failed, and one after such a change, starts afresh.
-_build/.started: $(wildcard book/assets/*) $(wildcard book/_ext/*.py) _config.yml requirements.txt
+# Sphinx reports a warning only for a page that it reads, and keeps what an extension, an option or the
+# list of chapters made before it changed. So a build that failed, and one after such a change, starts afresh.
+_build/.started: $(wildcard book/assets/*) $(wildcard book/_ext/*.py) _config.yml _toc.yml requirements.txt
 	rm -rf _build
 	mkdir _build
 	touch $@
@@ -41,12 +41,19 @@ test: .venv/.ready  ## every test
 
 release: .venv/.ready  ## book/chapters and notebooks from solutions (runs what changed)
 	$(BIN)/autograder release
+	$(BIN)/python benchmarks/page.py
 
 lint: .venv/.ready  ## the contracts of a chapter that a program can check
 	$(BIN)/autograder lint
 
 mutants: .venv/.ready  ## how many small changes of the solutions the hidden tests notice
-	$(BIN)/autograder mutants
+	$(BIN)/autograder mutants --store
+
+budget: book  ## what each chapter costs; fails where one leaves its budget
+	$(BIN)/autograder budget; status=$$?; $(BIN)/python benchmarks/page.py && exit $$status
+
+measured: .venv/.ready  ## the book's page “What was measured” from benchmarks/results
+	$(BIN)/python benchmarks/page.py
 
 lock: .venv/.ready  ## requirements.txt from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --no-emit-index-url \

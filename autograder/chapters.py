@@ -106,10 +106,14 @@ class Chapter:
         return collect(load_checks(self.id))
 
     @property
+    def words(self) -> int:
+        """Of its text."""
+        return sum(len(c.source.split()) for c in self.notebook.cells if c.cell_type == "markdown")
+
+    @property
     def minutes(self) -> tuple[int, int]:
         """To read it and run its cells, and to do its exercises."""
-        words = sum(len(c.source.split()) for c in self.notebook.cells if c.cell_type == "markdown")
-        return 5 * round(words / READING / 5), sum(e.minutes for e in self.exercises.values())
+        return 5 * round(self.words / READING / 5), sum(e.minutes for e in self.exercises.values())
 
     @cached_property
     def hints(self) -> dict[str, list[str]]:

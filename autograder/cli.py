@@ -125,9 +125,12 @@ def release(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit with 1 if something would change.")
     ] = False,
+    jobs: Jobs = None,
     as_json: Json = False,
 ) -> None:
     """Derive pages and student notebooks from `solutions/`, executing only what changed.
+
+    Several chapters run at a time; one that fails keeps no other from being released.
 
     Examples:
 
@@ -139,7 +142,7 @@ def release(
 
     with _errors():
         say = (lambda message: None) if as_json else (lambda m: err.print(m, markup=False))
-        results = release(chapters or [], _root(root), check=check, progress=say)
+        results = release(chapters or [], _root(root), jobs=jobs, check=check, progress=say)
     if as_json:
         _print_json([asdict(result) for result in results])
     else:
@@ -225,6 +228,9 @@ def grade(
     chapter: Annotated[
         str | None, typer.Option(help="Grade as this chapter; else each notebook tells its own.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list who handed in what, and when.")
+    ] = False,
     jobs: Jobs = None,
     force: Annotated[
         bool, typer.Option("--force", help="Grade again what has a record already.")
@@ -250,19 +256,23 @@ def grade(
     """Grade submissions: a record for each in `grades/<student>/<chapter>.json`.
 
     A PATH is a notebook, a flat folder of notebooks named after students, a folder with a folder
-    for each student (nbgrader's `submitted/`, a bulk download of Canvas or Moodle), or a zip of any
-    of these. What has not changed since an earlier run is not graded again, so a run that was
-    stopped goes on where it was.
+    for each student (nbgrader's `submitted/`, a bulk download of Canvas or Moodle, an export of
+    Gradescope, clones of repositories), or a zip of any of these. What has not changed since an
+    earlier run is not graded again, so a run that was stopped goes on where it was.
 
     Exit status: 1 if a submission could not be graded.
 
     Examples:
 
     - `autograder grade submitted/` all students
+    - `autograder grade download.zip --dry-run` see who was found, before anything runs
     - `autograder grade download.zip --chapter convolution --out grades/`
     - `autograder grade alice.ipynb --force --json`
     - `autograder grade submitted/ --dask tcp://head:8786` workers that share these folders
     """
+    if dry_run:
+        _list_submissions(paths, chapter, root, as_json)
+        return
     if not dask:
         _start_forkserver()
     from autograder.cluster import cluster
@@ -445,12 +455,35 @@ def notes(
 
 
 @app.command()
+def agreement(chapters: Chapters = None, root: Root = None) -> None:
+    """Write `book/agreement.md`: how far each exercise agrees with the library, as its tests find.
+
+    Runs hidden tests and public checks on the reference answers and notes every comparison. What an
+    exercise is compared with stands in the header of its chapter.
+
+    Examples:
+
+    - `autograder agreement` all chapters: half a minute
+    - `autograder agreement convolution` after a change of its tests
+    """
+    from autograder.agreement import agreement
+
+    with _errors():
+        page = agreement(chapters or [], _root(root), lambda m: err.print(m, markup=False))
+    out.print(page, markup=False, highlight=False)
+
+
+@app.command()
 def pack(
     kind: Annotated[Pack, typer.Argument(help="What to make.")],
     chapters: Chapters = None,
     target: Annotated[
         Path | None,
-        typer.Option("--out", help="By default student.zip, autograder.zip or nbgrader-course/."),
+        typer.Option(
+            "--out",
+            help="By default student.zip, autograder.zip or nbgrader-course/. For students a name "
+            "without .zip makes a folder, to push to a repository.",
+        ),
     ] = None,
     no_sandbox: Annotated[
         bool,
@@ -465,7 +498,8 @@ def pack(
 
     Examples:
 
-    - `autograder pack student` all released notebooks
+    - `autograder pack student` all released notebooks that `_toc.yml` lists
+    - `autograder pack student tensors autograd --out class-repository/` a folder of two chapters
     - `autograder pack gradescope convolution` one chapter: one assignment of Gradescope
     - `autograder pack nbgrader tensors autograd --out my-course/`
     """
@@ -530,6 +564,14 @@ def mutants(
         list[str] | None, typer.Option(help="Only this exercise; can be given several times.")
     ] = None,
     jobs: Jobs = None,
+    store: Annotated[
+        bool,
+        typer.Option(
+            "--store",
+            help="Keep the numbers in benchmarks/results/mutants/, for the book, and skip chapters "
+            "that did not change since they passed.",
+        ),
+    ] = False,
     root: Root = None,
     as_json: Json = False,
 ) -> None:
@@ -546,14 +588,23 @@ def mutants(
     - `autograder mutants convolution --exercise corr` while its tests are being written
     """
     from autograder.chapters import chapter_ids, load
-    from autograder.mutants import measure
+    from autograder.mutants import counts, known, measure, path_of
+    from autograder.results import store as keep
 
+    if store and exercise:
+        raise typer.BadParameter("--store keeps the numbers of whole chapters: leave --exercise.")
     results = []
     with _errors():
         home = _root(root)
         for name in chapters or chapter_ids(home):
+            chapter = load(name, home)
+            if store and known(chapter, home):
+                err.print(f"{name}: unchanged since it passed", markup=False, highlight=False)
+                continue
             with _bar(as_json, name) as progress:
-                found = measure(load(name, home), exercise, jobs, progress)
+                found = measure(chapter, exercise, jobs, progress)
+            if store:
+                keep(path_of(name, home), counts(chapter, found))
             if not as_json:
                 for result in found:
                     out.print(str(result), markup=False, highlight=False, soft_wrap=True)
@@ -561,6 +612,47 @@ def mutants(
     if as_json:
         _print_json([result.as_dict() for result in results])
     if not all(result.passed for result in results):
+        raise typer.Exit(FOUND)
+
+
+@app.command()
+def budget(
+    chapters: Chapters = None,
+    jobs: Jobs = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Run nothing; look at what was measured before.")
+    ] = False,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Measure what each chapter costs, store it in `benchmarks/results/budget/`, hold it to limits.
+
+    Runs the solved and the blank notebook of each chapter that changed since the last time. A
+    chapter may take 60 seconds of CPU time and 2 GiB of memory; its page may weigh 1 MB.
+
+    Exit status: 1 if something leaves its budget, or with `--check` is not measured as it is now.
+
+    Examples:
+
+    - `autograder budget` all chapters; `make budget` builds the pages first, to weigh them
+    - `autograder budget convolution --jobs 1` one chapter
+    """
+    from autograder.budget import describe, entries, measure
+
+    with _errors():
+        home = _root(root)
+        say = (lambda message: None) if as_json else (lambda m: err.print(m, markup=False))
+        findings = measure(chapters or [], home, jobs=jobs, check=check, progress=say)
+        known = entries(home)
+    shown = {c: entry for c, entry in known.items() if not chapters or c in chapters}
+    if as_json:
+        _print_json({"findings": findings, "chapters": shown})
+    else:
+        for entry in shown.values():
+            out.print(describe(entry), markup=False, highlight=False)
+        for sentence in findings or ["All within budget."]:
+            out.print(sentence, markup=False, highlight=False)
+    if findings:
         raise typer.Exit(FOUND)
 
 
@@ -578,6 +670,28 @@ def _bar(hidden: bool, what: str = "grading") -> Iterator[Any]:
     with Progress(*columns, console=err, transient=True, disable=hidden or None) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _list_submissions(
+    paths: list[Path], chapter: str | None, root: Path | None, as_json: bool
+) -> None:
+    from autograder.chapters import chapter_ids
+    from autograder.policy import times_of
+    from autograder.submissions import collect
+
+    with _errors():
+        entries = collect(paths, chapter_ids(_root(root)), chapter)
+    times = times_of((entry, entry.label) for entry in entries)
+    found = [(e.student, e.label, times[e.student, e.label].astimezone()) for e in entries]
+    if as_json:
+        _print_json([{"student": s, "file": f, "time": t.isoformat()} for s, f, t in found])
+        return
+    table = Table("student", "file", "handed in")
+    for student, file, time in found:
+        table.add_row(escape(student), escape(file), f"{time:%Y-%m-%d %H:%M}")
+    out.print(table)
+    students = len({student for student, _, _ in found})
+    out.print(f"{len(found)} files of {students} students.", highlight=False)
 
 
 def _print_table(rows: list[Any], folder: Path) -> None:

@@ -130,7 +130,7 @@ def grade(
         raise ChapterError(f"{root / 'solutions'} holds no chapter: grading needs the solutions.")
     if chapter:
         load(chapter, root)  # raises, with the names that there are
-    entries = collect(paths, ids)
+    entries = collect(paths, ids, chapter)
     hashes = {name: tests_hash(root, name) for name in (*ids, None)}
     gpu = 0.5 / jobs if on_gpu else 0.0  # the other half is for the tests
     settings = Settings(root, out, chapter, device, full, seconds, sandbox, gpu, hashes)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from autograder.agreement import false_claims
 from autograder.chapters import Chapter, ChapterError, chapter_ids, load, syllabus
 from autograder.markdown import MystError, PlainMarkdown, read_bibliography
 
@@ -262,6 +263,10 @@ def header_is_complete(chapter: Chapter, root: Path) -> Iterator[str]:
         yield "No cell says `setup: true`."
 
 
+def agreement_is_shown(chapter: Chapter, root: Path) -> Iterator[str]:
+    yield from false_claims(chapter)
+
+
 def toc_lists_it(chapter: Chapter, root: Path) -> Iterator[str]:
     if f"book/chapters/{chapter.id}" not in (root / "_toc.yml").read_text(encoding="utf-8"):
         yield f"_toc.yml has no line `- file: book/chapters/{chapter.id}`."
@@ -279,4 +284,5 @@ RULES: tuple[Callable[[Chapter, Path], Iterator[str]], ...] = (
     text_has_a_plain_form,
     quiz_is_plain,
     tables_have_words,
+    agreement_is_shown,
 )

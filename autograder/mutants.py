@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import copy
 import gc
+import hashlib
 import importlib
 import itertools
 import math
@@ -23,12 +24,15 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 import yaml
 
+import course.testing
+from autograder import results
 from autograder.chapters import BEGIN, END, Chapter, ChapterError, run_source, without_markers
 from autograder.runner import WARM_IMPORTS
 from course.testing import Student, Test
@@ -452,6 +456,46 @@ class Result:
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
         return asdict(self) | {"rate": self.rate, "passed": self.passed}
+
+
+def path_of(chapter: str, root: Path) -> Path:
+    return results.folder(root) / "mutants" / f"{chapter}.json"
+
+
+def counts(chapter: Chapter, found: Iterable[Result]) -> dict[str, Any]:
+    """What may be published of a chapter's results: numbers, no code."""
+    return {
+        "chapter": chapter.id,
+        "key": _key(chapter),
+        "exercises": {
+            one.exercise: {
+                "mutants": one.total,
+                "killed": one.total - len(one.survivors),
+                "equivalent": one.equivalent,
+                "passed": one.passed,
+            }
+            for one in found
+        },
+    }
+
+
+def known(chapter: Chapter, root: Path) -> Mapping[str, Any] | None:
+    """The stored numbers of a chapter as it is now, if all exercises passed."""
+    stored = results.stored(path_of(chapter.id, root))
+    if stored is None or stored["key"] != _key(chapter):
+        return None
+    return stored if all(one["passed"] for one in stored["exercises"].values()) else None
+
+
+def _key(chapter: Chapter) -> str:
+    """A hash of all that the mutants and their fate depend on."""
+    digest = hashlib.sha256()
+    cells = [c for c in chapter.notebook.cells if {"exercise", "setup"} & set(c.metadata)]
+    digest.update("\0".join(cell.source for cell in cells).encode())
+    tests = [chapter.folder / name for name in ("tests.py", "equivalent.yml")]
+    for path in (*tests, Path(__file__), Path(course.testing.__file__)):
+        digest.update(path.read_bytes() if path.exists() else b"")
+    return digest.hexdigest()[:16]
 
 
 def measure(

@@ -12,19 +12,19 @@ import json
 import os
 import pkgutil
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import yaml
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from autograder import kernel
 from autograder.chapters import (
     Chapter,
     ChapterError,
@@ -35,7 +35,7 @@ from autograder.chapters import (
     syllabus,
     without_markers,
 )
-from autograder.forbidden import canonical
+from autograder.forbidden import canonical, shortened
 from autograder.markdown import MystError, PlainMarkdown, read_bibliography
 
 CHECKED = "# NBVAL_CHECK_OUTPUT"
@@ -56,6 +56,7 @@ def release(
     chapters: Sequence[str],
     root: Path,
     *,
+    jobs: int | None = None,
     check: bool = False,
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[Released]:
@@ -63,47 +64,80 @@ def release(
 
     Args:
         chapters: ids; empty for all.
+        jobs: how many chapters run at a time; by default one for each CPU.
         check: write and execute nothing, only tell what would change.
         progress: is told what is being done.
     Raises:
-        ChapterError: naming the file and the mend.
+        ChapterError: naming the file and the mend, when all other chapters are released.
     """
     sources = {c: load(c, root) for c in chapter_ids(root)}
     if not sources:
         raise ChapterError(f"{root / 'solutions'} holds no chapter: a release needs the solutions.")
-    results = []
-    for name in chapters or sources:
-        if name not in sources:
-            load(name, root)  # raises, with the names that there are
-        results.append(_release(sources[name], root, check, progress))
+    names = list(dict.fromkeys(chapters or sources))
+    for name in set(names) - set(sources):
+        load(name, root)  # raises, with the names that there are
+    results: dict[str, Released] = {}
+    problems: dict[str, str] = {}
+    tasks = {n: partial(_prepare, sources[n], root, check, progress) for n in names}
+    for name, prepared in kernel.side_by_side(tasks, jobs):
+        try:
+            results[name] = _release(sources[name], root, check, prepared.result())
+        except ChapterError as error:
+            problems[name] = str(error)
+    released = [results[name] for name in names if name in results]
     glossary = root / "book" / "glossary.md"
     if _write(glossary, _glossary(sources.values()), check):
-        results.append(Released("glossary", False, (glossary,)))
-    return results
+        released.append(Released("glossary", False, (glossary,)))
+    if problems:
+        raise ChapterError("\n".join(problems[name] for name in names if name in problems))
+    return released
 
 
-def _release(
+@dataclass(frozen=True)
+class Prepared:
+    """What a page is made of; `run` is missing where a check would have to execute it."""
+
+    cells: Sequence[NotebookNode]
+    key: str
+    run: Run | None
+    executed: bool
+
+
+def _prepare(
     chapter: Chapter, root: Path, check: bool, progress: Callable[[str], None]
-) -> Released:
-    page_path = root / "book" / "chapters" / f"{chapter.id}.ipynb"
-    student_path = root / "notebooks" / f"{chapter.id}.ipynb"
+) -> Prepared:
     cells = identified(chapter)
     key = content_key(cells, root, chapter.id)
-    run = _stored_run(page_path, key)
-    executed = run is None
-    if executed:
-        if check:
-            return Released(chapter.id, False, (page_path, student_path))
-        progress(f"{chapter.id}: running the solved notebook")
-        run = execute(chapter, cells)
-    page = _page(chapter, cells, run, key, root)
-    student = _student(chapter, cells, run, root)
+    run = _stored_run(page_of(chapter.id, root), key)
+    if run or check:
+        return Prepared(cells, key, run, executed=False)
+    progress(f"{chapter.id}: running the solved notebook")
+    return Prepared(cells, key, execute(chapter, cells), executed=True)
+
+
+def _release(chapter: Chapter, root: Path, check: bool, made: Prepared) -> Released:
+    page_path = page_of(chapter.id, root)
+    student_path = student_of(chapter.id, root)
+    if made.run is None:
+        return Released(chapter.id, False, (page_path, student_path))
+    page = _page(chapter, made.cells, made.run, made.key, root)
+    student = _student(chapter, made.cells, made.run, root)
     changed = [
         path
         for path, notebook in ((page_path, page), (student_path, student))
         if _write(path, nbformat.writes(notebook) + "\n", check)
     ]
-    return Released(chapter.id, executed, tuple(changed))
+    return Released(chapter.id, made.executed, tuple(changed))
+
+
+def page_of(chapter: str, root: Path) -> Path:
+    """The page that a release writes."""
+    return root / "book" / "chapters" / f"{chapter}.ipynb"
+
+
+def student_of(chapter: str, root: Path) -> Path:
+    """The notebook for students that a release writes."""
+    return root / "notebooks" / f"{chapter}.ipynb"
 
 
 def _write(path: Path, text: str, check: bool) -> bool:
@@ -203,30 +237,31 @@ def execute(chapter: Chapter, cells: Sequence[NotebookNode]) -> Run:
     Raises:
         ChapterError: with the cell that failed.
     """
-    notebook = new_notebook(
+    notebook = solved(chapter, cells)
+    cost = cost_of(notebook, f"{chapter.source}: a cell of the solved run failed.")
+    outputs = {c["id"]: [_tidy(output) for output in c.outputs] for c in notebook.cells}
+    return Run(outputs, round(cost.cpu_seconds))
+
+
+def cost_of(notebook: NotebookNode, failed: str) -> kernel.Cost:
+    """Execute a notebook.
+
+    Raises:
+        ChapterError: `failed`, and what the cell said.
+    """
+    try:
+        return kernel.execute(notebook, CELL_SECONDS)
+    except (CellExecutionError, CellTimeoutError) as error:
+        message = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+        raise ChapterError(f"{failed}\n{message}") from None
+
+
+def solved(chapter: Chapter, cells: Sequence[NotebookNode]) -> NotebookNode:
+    """The code of a chapter with its solutions, as a notebook."""
+    return new_notebook(
         cells=[new_code_cell(_solved(c), id=c["id"]) for c in cells if c.cell_type == "code"],
         metadata={"kernelspec": dict(chapter.notebook.metadata["kernelspec"])},
     )
-    clock = new_code_cell("import time; print(time.process_time())", id="clock")
-    notebook.cells.append(clock)
-    with tempfile.TemporaryDirectory() as folder:
-        client = NotebookClient(
-            notebook,
-            timeout=CELL_SECONDS,
-            resources={"metadata": {"path": folder}},
-            record_timing=False,
-            coalesce_streams=True,  # else what is printed slowly comes in several boxes
-        )
-        try:
-            client.execute()
-        except (CellExecutionError, CellTimeoutError) as error:
-            message = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
-            sentence = f"{chapter.source}: a cell of the solved run failed.\n{message}"
-            raise ChapterError(sentence) from None
-    outputs = {c["id"]: c.outputs for c in notebook.cells[:-1]}
-    for cell_id, found in outputs.items():
-        outputs[cell_id] = [_tidy(output) for output in found]
-    return Run(outputs, round(float(clock.outputs[0]["text"])))
 
 
 def _solved(cell: NotebookNode) -> str:
@@ -425,10 +460,7 @@ def _listed(paths: Sequence[str]) -> str:
         things = [pkgutil.resolve_name(other) for other in kept.values()]
         if all(pkgutil.resolve_name(path) is not thing for thing in things):
             kept.setdefault(canonical(path), path)
-    text = ", ".join(f"`{path}`" for path in kept.values())
-    for long, short in (("torch.nn.functional.", "F."), ("torch.nn.", "nn."), ("numpy.", "np.")):
-        text = text.replace(f"`{long}", f"`{short}")
-    return text
+    return ", ".join(f"`{shortened(path)}`" for path in kept.values())
 
 
 def _bootstrap(root: Path) -> str:

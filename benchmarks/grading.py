@@ -8,7 +8,7 @@ The same submissions of the same assignment are graded by all three on this mach
 workers each, each grader in an environment of its own with the same torch and compiled byte code.
 Seconds depend on what else the machine does, CPU seconds hardly, so both are given.
 Environments stay in the work folder; the first run makes them, which needs the network. Progress
-goes to the terminal, the result to standard output and to `grading.json` in the work folder.
+goes to the terminal, the result to standard output and to `benchmarks/results/grading.json`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import argparse
 import ctypes
 import json
 import os
-import platform
 import resource
 import shutil
 import subprocess
@@ -32,6 +31,8 @@ from typing import Any
 
 import assignment
 import psutil
+
+from autograder import results
 
 HERE = Path(__file__).parent
 RIVALS = {"nbgrader": ["nbgrader==0.9.6"], "otter": ["otter-grader[grading]==7.0.0"]}
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 100, 1000], metavar="N",
                         help="two or more numbers of submissions for ours alone")  # fmt: skip
     parser.add_argument("--work", type=Path, default=_cache(), help="folder of the environments")
+    parser.add_argument("--out", type=Path, default=results.folder(HERE.parent) / "grading.json")
     options = parser.parse_args()
     work: Path = options.work.resolve()
     count, sizes = (4, [10, 40]) if options.quick else (options.count, sorted(options.sizes))
@@ -61,15 +63,14 @@ def main() -> None:
     become_reaper()
     bench = Bench(work)
     result = {
-        "machine": {"cpus": os.cpu_count(), "python": platform.python_version()},
-        "torch": version("torch"),
+        "machine": results.machine(),
         "load before": os.getloadavg()[0],
         "same submissions": bench.compare(count),
         "growth": bench.growth(sizes),
         "CPU seconds of the tests": bench.tests_alone(),
         "load after": os.getloadavg()[0],
     }
-    (work / "grading.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    results.store(options.out, result)
     print(text(result))
 
 
@@ -254,7 +255,7 @@ class Bench:
                 if scores != {assignment.student(n): assignment.score(n) for n in range(count)}:
                     sys.exit("Our scores are not the expected ones.")
                 row = {"submissions": count, "workers": workers, **asdict(cost)}
-                rows.append({**row, "memory": memory.samples})
+                rows.append({**row, "memory": memory.ends})
         return rows
 
 
@@ -311,6 +312,13 @@ class Memory:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+
+    @property
+    def ends(self) -> list[int]:
+        """Bytes at a tenth of the way and before the end, when processes leave."""
+        last = max((count for count, _ in self.samples), default=0)
+        during = [size for count, size in self.samples if last / 10 <= count < last]
+        return [during[0], during[-1]] if len(during) > 1 else []
 
     def _watch(self) -> None:
         while not self._stop.wait(1.0):
@@ -378,11 +386,8 @@ def _times(costs: dict[str, Any], name: str, kind: str) -> str:
     return f"{costs[name][kind] / costs['ours'][kind]:.1f} x"
 
 
-def _memory(samples: list[tuple[int, int]]) -> str:
-    """Megabytes at a tenth of the way and before the end, when processes leave."""
-    last = max((count for count, _ in samples), default=0)
-    during = [size for count, size in samples if last / 10 <= count < last]
-    return f"{during[0] >> 20} → {during[-1] >> 20} MB" if len(during) > 1 else "–"
+def _memory(ends: list[int]) -> str:
+    return " → ".join(str(size >> 20) for size in ends) + " MB" if ends else "–"
 
 
 def _steady(growth: list[dict[str, Any]], kind: str) -> float:

@@ -53,6 +53,10 @@ course:
   objectives: [double a tensor]
   glossary:
     doubling: {zh: 加倍, means: "Twice as much."}
+  agreement:
+    double: twice the input
+    Counter: counts by hand
+    total: {with: their sum, but: It takes no start.}
 ---
 
 # A tiny chapter

@@ -269,3 +269,19 @@ def test_command(mini):
     assert (result["exercise"], result["rate"], result["survivors"]) == ("count", 1.0, [])
     unknown = CliRunner().invoke(app, [*given, "--exercise", "triple"])
     assert unknown.exit_code == 2
+
+
+def test_numbers_are_kept_without_code_and_not_taken_again(mini, monkeypatch):
+    given = ["mutants", "mini", "--root", str(mini), "--store"]
+    assert CliRunner().invoke(app, given).exit_code == 1
+    path = mutants.path_of("mini", mini)
+    weak = json.loads(path.read_text())["exercises"]["double"]
+    assert (weak["mutants"] - weak["killed"], weak["passed"]) == (1, False)
+    assert "secret_factor" not in path.read_text()
+    (mini / "solutions/mini/equivalent.yml").write_text(DETACHED.format(reason="No gradient."))
+    assert CliRunner().invoke(app, given).exit_code == 0
+    monkeypatch.setattr(mutants, "run", lambda *_: pytest.fail("they were run again"))
+    assert CliRunner().invoke(app, given).exit_code == 0
+    (mini / "solutions/mini/equivalent.yml").unlink()
+    assert mutants.known(load("mini", mini), mini) is None
+    assert CliRunner().invoke(app, [*given, "--exercise", "count"]).exit_code == 2

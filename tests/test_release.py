@@ -3,7 +3,8 @@
 import nbformat
 import pytest
 
-from autograder.chapters import ChapterError, load, stub_of
+from autograder import release as module
+from autograder.chapters import Chapter, ChapterError, load, stub_of
 from autograder.release import content_key, release
 
 SECRETS = ("secret_factor", "self.n += 1", "sum(c.n for c in counters)", "BEGIN SOLUTION")
@@ -114,8 +115,6 @@ def test_a_failing_cell_names_the_chapter_and_the_error(mini):
     ],
 )  # fmt: skip
 def test_a_broken_source_is_told_in_a_sentence(mini, monkeypatch, old, new, sentence):
-    from autograder import release as module
-
     run = module.Run({}, 1)
     monkeypatch.setattr(module, "execute", lambda chapter, cells: FakeRun(cells))
 
@@ -130,6 +129,33 @@ def test_a_broken_source_is_told_in_a_sentence(mini, monkeypatch, old, new, sent
         release([], mini)
     assert sentence in str(caught.value)
     assert "chapter.md" in str(caught.value)
+
+
+def test_a_chapter_that_fails_keeps_no_other_from_being_released(mini, monkeypatch):
+    (mini / "solutions/other").mkdir()
+    source = (mini / "solutions/mini/chapter.md").read_text()
+    source = source.replace("chapter: mini", "chapter: other")
+    source = source.replace("  glossary:\n    doubling", "  glossary:\n    trebling")
+    (mini / "solutions/other/chapter.md").write_text(source)
+    syllabus = mini / "book/syllabus.yml"
+    text = syllabus.read_text()
+    text += text.partition("chapters:\n  -")[2].replace("mini", "other").join(["  -", ""])
+    syllabus.write_text(text)
+
+    def execute(chapter, cells):
+        if chapter.id == "mini":
+            raise ChapterError("mini failed.")
+        return module.Run({c["id"]: [] for c in cells}, 1)
+
+    monkeypatch.setattr(module, "execute", execute)
+    monkeypatch.setattr(Chapter, "hints", {})
+    said = []
+    with pytest.raises(ChapterError, match=r"^mini failed\.$"):
+        release([], mini, jobs=1, progress=said.append)
+    assert said == [f"{name}: running the solved notebook" for name in ("mini", "other")]
+    assert (mini / "notebooks/other.ipynb").exists()
+    assert not (mini / "notebooks/mini.ipynb").exists()
+    assert "trebling" in (mini / "book/glossary.md").read_text()
 
 
 def test_no_solutions_is_told(mini):
