@@ -14,6 +14,8 @@ import yaml
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from course import faq
+
 ROOT = Path(__file__).parents[1]
 HTML = ROOT / "_build" / "html"
 CHROMIUM = shutil.which("chromium")
@@ -388,3 +390,8 @@ def test_links_lead_somewhere(page: str, browser: Browser) -> None:
     assert len(colab) == 1 and colab[0].endswith(f"/blob/main/{notebook}")
     assert HTML / notebook in local
     assert (HTML / notebook).read_bytes() == (ROOT / notebook).read_bytes()
+
+
+def test_a_message_leads_to_its_paragraph(browser: Browser) -> None:
+    html = (HTML / "book" / "faq.html").read_text(encoding="utf-8")
+    assert [m for m in faq.MESSAGES if f'<section id="{faq.anchor(m)}">' not in html] == []
