@@ -528,22 +528,32 @@ def test_one_and_none(student):
 
 @probe
 def remember_two(student):
+    """Shapes after a first call, store and output after a second one, and the hooks left."""
     net = nn.Sequential(nn.Identity(), nn.Flatten())
     store, handles = student.remember(net)
     net(torch.ones(2, 3, 4))
+    shapes = {name: list(value.shape) for name, value in store.items()}
+    output = net(torch.full((1, 1, 2), 5.0)).tolist()
+    second = {name: value.flatten().tolist() for name, value in store.items()}
     for handle in handles:
         handle.remove()
-    return {name: list(value.shape) for name, value in store.items()}, len(net[0]._forward_hooks)
+    return shapes, second, output, len(net[0]._forward_hooks)
 
 
 @pytest.mark.exercise("debug")
 def test_every_child(student):
-    """`remember` keeps the output of each child under its own name."""
-    shapes, left = student.run(remember_two)
+    """`remember` keeps the output of each child under its own name, anew in every call."""
+    shapes, second, output, left = student.run(remember_two)
     assert_close(
         {name: list(shape) for name, shape in shapes.items()},
         {"0": [2, 3, 4], "1": [2, 12]},
         "the shapes in the store",
         symptoms={"All hooks use the last name of the loop.": {"1": [2, 12]}},
+    )
+    assert_close(list(output), [[5.0, 5.0]], "the model's output in a second call")
+    assert_close(
+        {name: list(values) for name, values in second.items()},
+        {"0": [5.0, 5.0], "1": [5.0, 5.0]},
+        "the store after a second call",
     )
     assert_equal(left, 0, "the hooks left after removing all handles")

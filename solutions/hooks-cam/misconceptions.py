@@ -101,6 +101,38 @@ def grads_of(f, tensors):
     return grads
 
 
+@misconception(
+    "tensor",
+    hint="A tensor on which the value does not depend gets no gradient at all: its hook is never "
+    "called, and None says so. Zero would be a gradient.",
+)
+def grads_of(f, tensors):
+    grads, handles = [torch.zeros_like(t) for t in tensors], []
+    for i, t in enumerate(tensors):
+        handles.append(t.register_hook(lambda grad, i=i: grads.__setitem__(i, grad)))
+    try:
+        f(*tensors).backward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return grads
+
+
+@misconception(
+    "tensor",
+    hint="The hooks are removed, but only if nothing goes wrong: when f raises, they stay. "
+    "Remove them in `finally`.",
+)
+def grads_of(f, tensors):
+    grads, handles = [None] * len(tensors), []
+    for i, t in enumerate(tensors):
+        handles.append(t.register_hook(lambda grad, i=i: grads.__setitem__(i, grad)))
+    f(*tensors).backward()
+    for handle in handles:
+        handle.remove()
+    return grads
+
+
 # --- features --------------------------------------------------------------------------------
 
 
@@ -142,8 +174,8 @@ class Features:
 
 @misconception(
     "features",
-    hint="A detached copy has the right values, but it is cut off from the graph: no gradient "
-    "can be taken with respect to it. Keep the output itself.",
+    hint="You keep a copy. Its values are right, but the model goes on with another tensor, so no "
+    "gradient can be taken with respect to yours. Keep the output itself, hand on the clone.",
 )
 class Features:
     def __init__(self, model, names):
@@ -321,6 +353,152 @@ class Features:
         return self.kept
 
 
+@misconception(
+    "features",
+    hint="`detach()` cuts what you keep off from the graph: no gradient can be taken with respect "
+    "to it. Keep the output itself, hand on the clone.",
+)
+class Features:
+    def __init__(self, model, names):
+        layers = dict(model.named_modules())
+        self.model = model
+        self.layers = {name: layers[name] for name in names}
+        self.handles, self.kept = [], {}
+
+    def keep(self, name):
+        def hook(module, args, output):
+            self.kept[name] = output.detach()
+            return output.clone()
+
+        return hook
+
+    def __enter__(self):
+        for name, layer in self.layers.items():
+            self.handles.append(layer.register_forward_hook(self.keep(name)))
+        return self
+
+    def __exit__(self, *error):
+        for handle in self.handles:
+            handle.remove()
+        self.handles = []
+
+    def __call__(self, x):
+        if not self.handles:
+            raise RuntimeError("Features works inside a with block.")
+        self.kept = {}
+        self.model(x)
+        return self.kept
+
+
+@misconception(
+    "features",
+    hint="`get_submodule` raises an AttributeError for an unknown name. The docstring promises a "
+    "KeyError; looking the name up in a dictionary of `named_modules()` raises one.",
+)
+class Features:
+    def __init__(self, model, names):
+        self.model = model
+        self.layers = {name: model.get_submodule(name) for name in names}
+        self.handles, self.kept = [], {}
+
+    def keep(self, name):
+        def hook(module, args, output):
+            self.kept[name] = output
+            return output.clone()
+
+        return hook
+
+    def __enter__(self):
+        for name, layer in self.layers.items():
+            self.handles.append(layer.register_forward_hook(self.keep(name)))
+        return self
+
+    def __exit__(self, *error):
+        for handle in self.handles:
+            handle.remove()
+        self.handles = []
+
+    def __call__(self, x):
+        if not self.handles:
+            raise RuntimeError("Features works inside a with block.")
+        self.kept = {}
+        self.model(x)
+        return self.kept
+
+
+@misconception(
+    "features",
+    hint="The model is switched to eval mode. It should run in the mode that it is in.",
+)
+class Features:
+    def __init__(self, model, names):
+        layers = dict(model.named_modules())
+        self.model = model
+        self.layers = {name: layers[name] for name in names}
+        self.handles, self.kept = [], {}
+
+    def keep(self, name):
+        def hook(module, args, output):
+            self.kept[name] = output
+            return output.clone()
+
+        return hook
+
+    def __enter__(self):
+        for name, layer in self.layers.items():
+            self.handles.append(layer.register_forward_hook(self.keep(name)))
+        return self
+
+    def __exit__(self, *error):
+        for handle in self.handles:
+            handle.remove()
+        self.handles = []
+
+    def __call__(self, x):
+        if not self.handles:
+            raise RuntimeError("Features works inside a with block.")
+        self.kept = {}
+        self.model.eval()
+        self.model(x)
+        return self.kept
+
+
+@misconception(
+    "features",
+    hint="After the block the object still believes that its hooks are there. Forget the handles "
+    "in `__exit__`, so that a call knows it is outside.",
+)
+class Features:
+    def __init__(self, model, names):
+        layers = dict(model.named_modules())
+        self.model = model
+        self.layers = {name: layers[name] for name in names}
+        self.handles, self.kept = [], {}
+
+    def keep(self, name):
+        def hook(module, args, output):
+            self.kept[name] = output
+            return output.clone()
+
+        return hook
+
+    def __enter__(self):
+        for name, layer in self.layers.items():
+            self.handles.append(layer.register_forward_hook(self.keep(name)))
+        return self
+
+    def __exit__(self, *error):
+        for handle in self.handles:
+            handle.remove()
+
+    def __call__(self, x):
+        if not self.handles:
+            raise RuntimeError("Features works inside a with block.")
+        self.kept = {}
+        self.model(x)
+        return self.kept
+
+
 # --- pre -------------------------------------------------------------------------------------
 
 
@@ -417,6 +595,21 @@ def normalize_input(model, mean, std):
         m = torch.as_tensor(mean, dtype=x.dtype, device=x.device).view(-1, 1, 1)
         s = torch.as_tensor(std, dtype=x.dtype, device=x.device).view(-1, 1, 1)
         return (x.sub_(m).div_(s), *rest)
+
+    return model.register_forward_pre_hook(hook)
+
+
+@misconception(
+    "pre",
+    hint="`torch.tensor` of Python numbers is float32. For an input of float64 mean and std are "
+    "rounded; make them with the dtype and the device of x.",
+)
+def normalize_input(model, mean, std):
+    def hook(module, args):
+        x, *rest = args
+        m = torch.tensor(mean, device=x.device).view(-1, 1, 1)
+        s = torch.tensor(std, device=x.device).view(-1, 1, 1)
+        return (x - m) / s, *rest
 
     return model.register_forward_pre_hook(hook)
 
@@ -533,6 +726,75 @@ def gradient_norms(model, loss_fn, x):
     handles = [c.register_full_backward_hook(note(n)) for n, c in model.named_children()]
     try:
         x.requires_grad_()
+        torch.autograd.grad(loss_fn(model(x)), x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return norms
+
+
+@misconception(
+    "backward",
+    hint="`named_modules()` also walks into the children, and starts with the model itself. The "
+    "report has the children only.",
+)
+def gradient_norms(model, loss_fn, x):
+    norms = {name: None for name, _ in model.named_modules()}
+
+    def note(name):
+        def hook(module, grad_input, grad_output):
+            norms[name] = (grad_input[0].norm().item(), grad_output[0].norm().item())
+
+        return hook
+
+    handles = [c.register_full_backward_hook(note(n)) for n, c in model.named_modules()]
+    try:
+        x = x.detach().requires_grad_()
+        torch.autograd.grad(loss_fn(model(x)), x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return norms
+
+
+@misconception(
+    "backward",
+    hint="The hooks are never removed: they run in every later backward pass of this model. Keep "
+    "the handles, and remove them in `finally`.",
+)
+def gradient_norms(model, loss_fn, x):
+    norms = {name: None for name, _ in model.named_children()}
+
+    def note(name):
+        def hook(module, grad_input, grad_output):
+            norms[name] = (grad_input[0].norm().item(), grad_output[0].norm().item())
+
+        return hook
+
+    for name, child in model.named_children():
+        child.register_full_backward_hook(note(name))
+    x = x.detach().requires_grad_()
+    torch.autograd.grad(loss_fn(model(x)), x)
+    return norms
+
+
+@misconception(
+    "backward",
+    hint="The report is in the order of the backward pass, last child first. Sort it by "
+    "`named_children()`, or make the dictionary before the pass.",
+)
+def gradient_norms(model, loss_fn, x):
+    norms = {}
+
+    def note(name):
+        def hook(module, grad_input, grad_output):
+            norms[name] = (grad_input[0].norm().item(), grad_output[0].norm().item())
+
+        return hook
+
+    handles = [c.register_full_backward_hook(note(n)) for n, c in model.named_children()]
+    try:
+        x = x.detach().requires_grad_()
         torch.autograd.grad(loss_fn(model(x)), x)
     finally:
         for handle in handles:
@@ -709,6 +971,125 @@ def gradcam(model, layer, x, cls):
     return F.interpolate(heat, size=x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
 
 
+@misconception(
+    "cam",
+    hint="`weights` has a row for each class, as `nn.Linear` stores it: shape (classes, K). Take "
+    "`weights[cls]`, not a column.",
+)
+def cam(features, weights, cls, size):
+    if isinstance(cls, int):
+        cls = torch.full((len(features),), cls, device=features.device)
+    heat = (weights[:, cls].T[:, :, None, None] * features).sum(1, keepdim=True).relu()
+    return F.interpolate(heat, size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+@misconception(
+    "cam",
+    hint="The scores of the batch are averaged, so that every gradient is divided by the number "
+    "of images. With their sum each image gets its own gradient.",
+)
+def gradcam(model, layer, x, cls):
+    modes = [(module, module.training) for module in model.modules()]
+    kept = []
+
+    def keep(module, args, output):
+        kept.append(output)
+        return output.clone()
+
+    handle = dict(model.named_modules())[layer].register_forward_hook(keep)
+    try:
+        with torch.enable_grad():
+            scores = model.eval()(x.detach().requires_grad_())
+            score = scores[torch.arange(len(x)), cls].mean()
+            (grad,) = torch.autograd.grad(score, kept)
+    finally:
+        handle.remove()
+        for module, mode in modes:
+            module.training = mode
+    heat = (grad.mean((2, 3), keepdim=True) * kept[0].detach()).sum(1, keepdim=True).relu()
+    return F.interpolate(heat, size=x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+
+
+@misconception(
+    "cam",
+    hint="The weighted maps are averaged over the channels. A class activation map is their sum.",
+)
+def gradcam(model, layer, x, cls):
+    modes = [(module, module.training) for module in model.modules()]
+    kept = []
+
+    def keep(module, args, output):
+        kept.append(output)
+        return output.clone()
+
+    handle = dict(model.named_modules())[layer].register_forward_hook(keep)
+    try:
+        with torch.enable_grad():
+            scores = model.eval()(x.detach().requires_grad_())
+            score = scores[torch.arange(len(x)), cls].sum()
+            (grad,) = torch.autograd.grad(score, kept)
+    finally:
+        handle.remove()
+        for module, mode in modes:
+            module.training = mode
+    heat = (grad.mean((2, 3), keepdim=True) * kept[0].detach()).mean(1, keepdim=True).relu()
+    return F.interpolate(heat, size=x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+
+
+@misconception(
+    "cam",
+    hint="The model runs in the mode that it is in. In train mode batch normalisation mixes the "
+    "images of a batch, and moves its running statistics. Switch to eval mode, and back.",
+)
+def gradcam(model, layer, x, cls):
+    modes = [(module, module.training) for module in model.modules()]
+    kept = []
+
+    def keep(module, args, output):
+        kept.append(output)
+        return output.clone()
+
+    handle = dict(model.named_modules())[layer].register_forward_hook(keep)
+    try:
+        with torch.enable_grad():
+            scores = model(x.detach().requires_grad_())
+            score = scores[torch.arange(len(x)), cls].sum()
+            (grad,) = torch.autograd.grad(score, kept)
+    finally:
+        handle.remove()
+        for module, mode in modes:
+            module.training = mode
+    heat = (grad.mean((2, 3), keepdim=True) * kept[0].detach()).sum(1, keepdim=True).relu()
+    return F.interpolate(heat, size=x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+
+
+@misconception(
+    "cam",
+    hint="Within `torch.no_grad()` no graph is recorded, and there is nothing to take a gradient "
+    "of. Run the model under `torch.enable_grad()`.",
+)
+def gradcam(model, layer, x, cls):
+    modes = [(module, module.training) for module in model.modules()]
+    kept = []
+
+    def keep(module, args, output):
+        kept.append(output)
+        return output.clone()
+
+    handle = dict(model.named_modules())[layer].register_forward_hook(keep)
+    try:
+        with torch.set_grad_enabled(torch.is_grad_enabled()):
+            scores = model.eval()(x.detach().requires_grad_())
+            score = scores[torch.arange(len(x)), cls].sum()
+            (grad,) = torch.autograd.grad(score, kept)
+    finally:
+        handle.remove()
+        for module, mode in modes:
+            module.training = mode
+    heat = (grad.mean((2, 3), keepdim=True) * kept[0].detach()).sum(1, keepdim=True).relu()
+    return F.interpolate(heat, size=x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+
+
 # --- grid ------------------------------------------------------------------------------------
 
 
@@ -809,6 +1190,142 @@ def make_grid(imgs, nrow=8, padding=2, pad_value=0.0, normalize=False, value_ran
     if normalize:
         low, high = value_range or (imgs.min().item(), imgs.max().item())
         imgs = (imgs - low) / max(high - low, 1e-5)
+    n, c, h, w = imgs.shape
+    if n == 1:
+        return imgs[0].clone()
+    columns = min(nrow, n)
+    lines = math.ceil(n / columns)
+    grid = imgs.new_full(
+        (c, lines * (h + padding) + padding, columns * (w + padding) + padding), pad_value
+    )
+    for i in range(n):
+        top = i // columns * (h + padding) + padding
+        left = i % columns * (w + padding) + padding
+        grid[:, top : top + h, left : left + w] = imgs[i]
+    return grid
+
+
+@misconception(
+    "grid",
+    hint="With fewer images than `nrow` the row is not filled up with empty places: it is as "
+    "long as there are images.",
+)
+def make_grid(imgs, nrow=8, padding=2, pad_value=0.0, normalize=False, value_range=None):
+    if len(imgs) == 0:
+        raise ValueError("There are no images.")
+    if imgs.shape[1] == 1:
+        imgs = imgs.expand(-1, 3, -1, -1)
+    if normalize:
+        low, high = value_range or (imgs.min().item(), imgs.max().item())
+        imgs = (imgs.clamp(low, high) - low) / max(high - low, 1e-5)
+    n, c, h, w = imgs.shape
+    if n == 1:
+        return imgs[0].clone()
+    columns = nrow
+    lines = math.ceil(n / columns)
+    grid = imgs.new_full(
+        (c, lines * (h + padding) + padding, columns * (w + padding) + padding), pad_value
+    )
+    for i in range(n):
+        top = i // columns * (h + padding) + padding
+        left = i % columns * (w + padding) + padding
+        grid[:, top : top + h, left : left + w] = imgs[i]
+    return grid
+
+
+@misconception(
+    "grid",
+    hint="The finished grid is normalised, and the frame with it. Normalise the images before "
+    "you place them.",
+)
+def make_grid(imgs, nrow=8, padding=2, pad_value=0.0, normalize=False, value_range=None):
+    if len(imgs) == 0:
+        raise ValueError("There are no images.")
+    if imgs.shape[1] == 1:
+        imgs = imgs.expand(-1, 3, -1, -1)
+    n, c, h, w = imgs.shape
+    if n == 1:
+        return imgs[0].clone()
+    columns = min(nrow, n)
+    lines = math.ceil(n / columns)
+    grid = imgs.new_full(
+        (c, lines * (h + padding) + padding, columns * (w + padding) + padding), pad_value
+    )
+    for i in range(n):
+        top = i // columns * (h + padding) + padding
+        left = i % columns * (w + padding) + padding
+        grid[:, top : top + h, left : left + w] = imgs[i]
+    if normalize:
+        low, high = value_range or (grid.min().item(), grid.max().item())
+        grid = (grid.clamp(low, high) - low) / max(high - low, 1e-5)
+    return grid
+
+
+@misconception(
+    "grid",
+    hint="Grey images stay grey, with one channel. The grid is for pictures in colour: repeat "
+    "the channel three times.",
+)
+def make_grid(imgs, nrow=8, padding=2, pad_value=0.0, normalize=False, value_range=None):
+    if len(imgs) == 0:
+        raise ValueError("There are no images.")
+    if normalize:
+        low, high = value_range or (imgs.min().item(), imgs.max().item())
+        imgs = (imgs.clamp(low, high) - low) / max(high - low, 1e-5)
+    n, c, h, w = imgs.shape
+    if n == 1:
+        return imgs[0].clone()
+    columns = min(nrow, n)
+    lines = math.ceil(n / columns)
+    grid = imgs.new_full(
+        (c, lines * (h + padding) + padding, columns * (w + padding) + padding), pad_value
+    )
+    for i in range(n):
+        top = i // columns * (h + padding) + padding
+        left = i % columns * (w + padding) + padding
+        grid[:, top : top + h, left : left + w] = imgs[i]
+    return grid
+
+
+@misconception(
+    "grid",
+    hint="One image alone gets a frame. It should come back as it is (grey as colour, normalised "
+    "if asked for).",
+)
+def make_grid(imgs, nrow=8, padding=2, pad_value=0.0, normalize=False, value_range=None):
+    if len(imgs) == 0:
+        raise ValueError("There are no images.")
+    if imgs.shape[1] == 1:
+        imgs = imgs.expand(-1, 3, -1, -1)
+    if normalize:
+        low, high = value_range or (imgs.min().item(), imgs.max().item())
+        imgs = (imgs.clamp(low, high) - low) / max(high - low, 1e-5)
+    n, c, h, w = imgs.shape
+    columns = min(nrow, n)
+    lines = math.ceil(n / columns)
+    grid = imgs.new_full(
+        (c, lines * (h + padding) + padding, columns * (w + padding) + padding), pad_value
+    )
+    for i in range(n):
+        top = i // columns * (h + padding) + padding
+        left = i % columns * (w + padding) + padding
+        grid[:, top : top + h, left : left + w] = imgs[i]
+    return grid
+
+
+@misconception(
+    "grid",
+    hint="For images of one value the range has no length, and dividing by it gives NaN. Let its "
+    "length count as at least 1e-5.",
+)
+def make_grid(imgs, nrow=8, padding=2, pad_value=0.0, normalize=False, value_range=None):
+    if len(imgs) == 0:
+        raise ValueError("There are no images.")
+    if imgs.shape[1] == 1:
+        imgs = imgs.expand(-1, 3, -1, -1)
+    if normalize:
+        low, high = value_range or (imgs.min().item(), imgs.max().item())
+        imgs = (imgs.clamp(low, high) - low) / (high - low)
     n, c, h, w = imgs.shape
     if n == 1:
         return imgs[0].clone()
@@ -985,6 +1502,140 @@ def summary(model, x):
     return rows
 
 
+@misconception(
+    "summary",
+    hint="Layers without parameters, such as ReLU, pooling and flattening, are missing. A layer "
+    "is any module without children.",
+)
+def summary(model, x):
+    rows, seen = [], set()
+    modes = [(module, module.training) for module in model.modules()]
+
+    def note(name):
+        def hook(module, args, output):
+            fresh = [p for p in module.parameters() if id(p) not in seen]
+            seen.update(id(p) for p in fresh)
+            count = sum(p.numel() for p in fresh)
+            rows.append((name, type(module).__name__, tuple(output.shape), count))
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(note(name))
+        for name, module in model.named_modules()
+        if list(module.parameters(recurse=False))
+    ]
+    try:
+        with torch.no_grad():
+            model.eval()(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes:
+            module.training = mode
+    return rows
+
+
+@misconception(
+    "summary",
+    hint="`model.train(mode)` sets all parts to one mode. A part that was in eval mode on its "
+    "own is not any more. Note every module's mode, and restore it.",
+)
+def summary(model, x):
+    rows, seen = [], set()
+    modes = [(module, module.training) for module in model.modules()]
+
+    def note(name):
+        def hook(module, args, output):
+            fresh = [p for p in module.parameters() if id(p) not in seen]
+            seen.update(id(p) for p in fresh)
+            count = sum(p.numel() for p in fresh)
+            rows.append((name, type(module).__name__, tuple(output.shape), count))
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(note(name))
+        for name, module in model.named_modules()
+        if not list(module.children())
+    ]
+    try:
+        with torch.no_grad():
+            model.eval()(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(modes[0][1])
+    return rows
+
+
+@misconception(
+    "summary",
+    hint="The run records a graph that nobody needs, and it costs memory. Run the model under "
+    "`torch.no_grad()`.",
+)
+def summary(model, x):
+    rows, seen = [], set()
+    modes = [(module, module.training) for module in model.modules()]
+
+    def note(name):
+        def hook(module, args, output):
+            fresh = [p for p in module.parameters() if id(p) not in seen]
+            seen.update(id(p) for p in fresh)
+            count = sum(p.numel() for p in fresh)
+            rows.append((name, type(module).__name__, tuple(output.shape), count))
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(note(name))
+        for name, module in model.named_modules()
+        if not list(module.children())
+    ]
+    try:
+        model.eval()(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes:
+            module.training = mode
+    return rows
+
+
+@misconception(
+    "summary",
+    hint="Frozen parameters are left out. They belong to the layer, too, whether they are "
+    "trained or not.",
+)
+def summary(model, x):
+    rows, seen = [], set()
+    modes = [(module, module.training) for module in model.modules()]
+
+    def note(name):
+        def hook(module, args, output):
+            fresh = [p for p in module.parameters() if p.requires_grad and id(p) not in seen]
+            seen.update(id(p) for p in fresh)
+            count = sum(p.numel() for p in fresh)
+            rows.append((name, type(module).__name__, tuple(output.shape), count))
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(note(name))
+        for name, module in model.named_modules()
+        if not list(module.children())
+    ]
+    try:
+        with torch.no_grad():
+            model.eval()(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes:
+            module.training = mode
+    return rows
+
+
 # --- debug -----------------------------------------------------------------------------------
 
 
@@ -1016,4 +1667,21 @@ def remember(model):
 
     for child in model.children():
         handles.append(child.register_forward_hook(keep))
+    return store, handles
+
+
+@misconception(
+    "debug",
+    hint="`setdefault` writes only once, so a second call finds the outputs of the first one; "
+    "and a lambda hands its value to the next layer. Assign `store[name] = output` in a "
+    "`def`.",
+)
+def remember(model):
+    store, handles = {}, []
+    for name, child in model.named_children():
+        handles.append(
+            child.register_forward_hook(
+                lambda module, args, output, name=name: store.setdefault(name, output)
+            )
+        )
     return store, handles
