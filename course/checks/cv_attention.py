@@ -438,20 +438,19 @@ def test_slope_on_a_pixel(student):
 @pytest.mark.exercise("debug")
 def test_lengths_in_pixels(student):
     """`rotation` keeps distances in pixels when the picture is not square."""
-    got = student.rotation(math.pi / 2, 2, 4)
+    half = math.sqrt(3) / 2
     assert_close(
-        got,
-        torch.tensor([[0.0, -0.5, 0.0], [2.0, 0.0, 0.0]]),
-        "a quarter turn of 2 x 4 pixels",
+        student.rotation(math.pi / 6, 2, 4),
+        torch.tensor([[half, -0.25, 0.0], [1.0, half, 0.0]]),
+        "30° of 2 x 4 pixels",
         symptoms={
             "This is right for square pictures only.": torch.tensor(
-                [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0]]
+                [[half, -0.5, 0.0], [0.5, half, 0.0]]
             ),
             "Height and width have changed places.": torch.tensor(
-                [[0.0, -2.0, 0.0], [0.5, 0.0, 0.0]]
+                [[half, -1.0, 0.0], [0.25, half, 0.0]]
             ),
         },
     )
     square = student.rotation(math.pi / 6, 5, 5)
-    half = math.sqrt(3) / 2
     assert_close(square, torch.tensor([[half, -0.5, 0.0], [0.5, half, 0.0]]), "30° of 5 x 5 pixels")

@@ -157,6 +157,56 @@ class CBAM(nn.Module):
         return self.channel(x) * x
 
 
+@misconception(
+    "cbam",
+    hint="There is a ReLU behind the second layer, too, so that no weight can be below one half. "
+    "Only the hidden layer has one.",
+)
+class ChannelAttention(nn.Module):
+    def __init__(self, c, r):
+        super().__init__()
+        self.hidden = nn.Linear(c, max(1, c // r))
+        self.out = nn.Linear(max(1, c // r), c)
+
+    def forward(self, x):
+        mean = self.out(self.hidden(x.mean((2, 3))).relu()).relu()
+        top = self.out(self.hidden(x.amax((2, 3))).relu()).relu()
+        return (mean + top).sigmoid()[:, :, None, None]
+
+
+@misconception(
+    "cbam",
+    hint="The weights come back multiplied with x. ChannelAttention returns the weights alone, "
+    "(N, c, 1, 1); CBAM does the multiplying.",
+)
+class ChannelAttention(nn.Module):
+    def __init__(self, c, r):
+        super().__init__()
+        self.hidden = nn.Linear(c, max(1, c // r))
+        self.out = nn.Linear(max(1, c // r), c)
+
+    def forward(self, x):
+        mean = self.out(self.hidden(x.mean((2, 3))).relu())
+        top = self.out(self.hidden(x.amax((2, 3))).relu())
+        return (mean + top).sigmoid()[:, :, None, None] * x
+
+
+@misconception(
+    "cbam",
+    hint="The input is added at the end. CBAM only multiplies; where it stands in a residual block, "
+    "the block does the adding.",
+)
+class CBAM(nn.Module):
+    def __init__(self, c, r):
+        super().__init__()
+        self.channel = ChannelAttention(c, r)  # noqa: F821 - the student's own
+        self.spatial = SpatialAttention(7)  # noqa: F821
+
+    def forward(self, x):
+        y = self.channel(x) * x
+        return x + self.spatial(y) * y
+
+
 # --- nonlocal --------------------------------------------------------------------------------
 
 
@@ -275,8 +325,7 @@ class NonLocal(nn.Module):
 
 @misconception(
     "nonlocal",
-    hint="The default of `inner` is half of c, and for one channel that is zero. How many "
-    "channels should there be at least?",
+    hint="The default of `inner` is c here. The docstring asks for half of it, to save work.",
 )
 class NonLocal(nn.Module):
     def __init__(self, c, inner=None):
@@ -293,6 +342,119 @@ class NonLocal(nn.Module):
 
     def forward(self, x):
         y = self.attention(x) @ self.g(x).flatten(2).transpose(1, 2)
+        return x + self.out(y.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+
+@misconception(
+    "nonlocal",
+    hint="The weight of `out` starts at zero, its bias does not, so that a new block adds a constant to "
+    "each channel. Which parameters should be zero?",
+)
+class NonLocal(nn.Module):
+    def __init__(self, c, inner=None):
+        super().__init__()
+        inner = inner or max(1, c // 2)
+        self.theta, self.phi, self.g = (nn.Conv2d(c, inner, 1) for _ in range(3))
+        self.out = nn.Conv2d(inner, c, 1)
+        nn.init.zeros_(self.out.weight)
+
+    def attention(self, x):
+        theta, phi = self.theta(x).flatten(2), self.phi(x).flatten(2)
+        return (theta.transpose(1, 2) @ phi).softmax(-1)
+
+    def forward(self, x):
+        y = self.attention(x) @ self.g(x).flatten(2).transpose(1, 2)
+        return x + self.out(y.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+
+@misconception(
+    "nonlocal",
+    hint="Half of one channel is no channel at all. How many should `inner` be at least?",
+)
+class NonLocal(nn.Module):
+    def __init__(self, c, inner=None):
+        super().__init__()
+        inner = c // 2 if inner is None else inner
+        self.theta, self.phi, self.g = (nn.Conv2d(c, inner, 1) for _ in range(3))
+        self.out = nn.Conv2d(inner, c, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def attention(self, x):
+        theta, phi = self.theta(x).flatten(2), self.phi(x).flatten(2)
+        return (theta.transpose(1, 2) @ phi).softmax(-1)
+
+    def forward(self, x):
+        y = self.attention(x) @ self.g(x).flatten(2).transpose(1, 2)
+        return x + self.out(y.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+
+@misconception(
+    "nonlocal",
+    hint="`inner` is not used: the width is half of c, whatever one asks for. When should the default be "
+    "taken?",
+)
+class NonLocal(nn.Module):
+    def __init__(self, c, inner=None):
+        super().__init__()
+        inner = max(1, c // 2)
+        self.theta, self.phi, self.g = (nn.Conv2d(c, inner, 1) for _ in range(3))
+        self.out = nn.Conv2d(inner, c, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def attention(self, x):
+        theta, phi = self.theta(x).flatten(2), self.phi(x).flatten(2)
+        return (theta.transpose(1, 2) @ phi).softmax(-1)
+
+    def forward(self, x):
+        y = self.attention(x) @ self.g(x).flatten(2).transpose(1, 2)
+        return x + self.out(y.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+
+@misconception(
+    "nonlocal",
+    hint="The roles of theta and phi are swapped: row i should be the query theta_i against all "
+    "keys phi_j.",
+)
+class NonLocal(nn.Module):
+    def __init__(self, c, inner=None):
+        super().__init__()
+        inner = inner or max(1, c // 2)
+        self.theta, self.phi, self.g = (nn.Conv2d(c, inner, 1) for _ in range(3))
+        self.out = nn.Conv2d(inner, c, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def attention(self, x):
+        theta, phi = self.theta(x).flatten(2), self.phi(x).flatten(2)
+        return (phi.transpose(1, 2) @ theta).softmax(-1)
+
+    def forward(self, x):
+        y = self.attention(x) @ self.g(x).flatten(2).transpose(1, 2)
+        return x + self.out(y.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+
+@misconception(
+    "nonlocal",
+    hint="The values are weighed by a column of A, that is by what all queries give to one key. Which "
+    "index of A is summed over?",
+)
+class NonLocal(nn.Module):
+    def __init__(self, c, inner=None):
+        super().__init__()
+        inner = inner or max(1, c // 2)
+        self.theta, self.phi, self.g = (nn.Conv2d(c, inner, 1) for _ in range(3))
+        self.out = nn.Conv2d(inner, c, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def attention(self, x):
+        theta, phi = self.theta(x).flatten(2), self.phi(x).flatten(2)
+        return (theta.transpose(1, 2) @ phi).softmax(-1)
+
+    def forward(self, x):
+        y = self.attention(x).transpose(1, 2) @ self.g(x).flatten(2).transpose(1, 2)
         return x + self.out(y.transpose(1, 2).unflatten(2, x.shape[2:]))
 
 
@@ -389,6 +551,98 @@ def cgnl(t, p, g, groups=1, scale=False):
     if scale:
         s = s / math.sqrt(c // groups * h * w)
     return (t.reshape(n, groups, -1) * s).reshape(n, c, h, w)
+
+
+@misconception(
+    "cgnl",
+    hint="The sum is divided by the number of products, not by its root. A sum of D random products "
+    "grows like the root of D.",
+)
+def cgnl(t, p, g, groups=1, scale=False):
+    n, c, h, w = t.shape
+    if c % groups:
+        raise ValueError(f"{groups} groups do not divide {c} channels")
+    s = (p * g).reshape(n, groups, -1).sum(-1, keepdim=True)
+    if scale:
+        s = s / (c // groups * h * w)
+    return (t.reshape(n, groups, -1) * s).reshape(n, c, h, w)
+
+
+@misconception(
+    "cgnl",
+    hint="This is the mean of the products. The dot product of p and g is their sum; only `scale` "
+    "divides, and by a root.",
+)
+def cgnl(t, p, g, groups=1, scale=False):
+    n, c, h, w = t.shape
+    if c % groups:
+        raise ValueError(f"{groups} groups do not divide {c} channels")
+    s = (p * g).reshape(n, groups, -1).mean(-1, keepdim=True)
+    if scale:
+        s = s / math.sqrt(c // groups * h * w)
+    return (t.reshape(n, groups, -1) * s).reshape(n, c, h, w)
+
+
+@misconception(
+    "cgnl",
+    hint="A group here is made of every G-th channel. It should be of neighbouring channels: cut the "
+    "axis, do not deal it out like cards.",
+)
+def cgnl(t, p, g, groups=1, scale=False):
+    n, c, h, w = t.shape
+    if c % groups:
+        raise ValueError(f"{groups} groups do not divide {c} channels")
+    t, p, g = (v.unflatten(1, (-1, groups)).transpose(1, 2).flatten(2) for v in (t, p, g))
+    s = (p * g).sum(-1, keepdim=True)
+    if scale:
+        s = s / math.sqrt(t.shape[2])
+    return (t * s).unflatten(2, (-1, h, w)).transpose(1, 2).reshape(n, c, h, w)
+
+
+@misconception(
+    "cgnl",
+    hint="A group here is made of every G-th channel, and they come back in another order. Cut the "
+    "axis into neighbours, and put it together again as it was.",
+)
+def cgnl(t, p, g, groups=1, scale=False):
+    n, c, h, w = t.shape
+    if c % groups:
+        raise ValueError(f"{groups} groups do not divide {c} channels")
+    t, p, g = (v.unflatten(1, (-1, groups)).transpose(1, 2).flatten(2) for v in (t, p, g))
+    s = (p * g).sum(-1, keepdim=True)
+    if scale:
+        s = s / math.sqrt(t.shape[2])
+    return (t * s).reshape(n, c, h, w)
+
+
+@misconception(
+    "cgnl",
+    hint="All pictures of the batch share one sum. Each picture has an attention of its own: which axis "
+    "should not be summed over?",
+)
+def cgnl(t, p, g, groups=1, scale=False):
+    n, c, h, w = t.shape
+    if c % groups:
+        raise ValueError(f"{groups} groups do not divide {c} channels")
+    s = (p * g).reshape(n, groups, -1).sum((0, 2), keepdim=True)
+    if scale:
+        s = s / math.sqrt(c // groups * h * w)
+    return (t.reshape(n, groups, -1) * s).reshape(n, c, h, w)
+
+
+@misconception(
+    "cgnl",
+    hint="`view` works only where the memory lies in the order of the axes, and that of channels_last "
+    "does not. What does the same for any layout?",
+)
+def cgnl(t, p, g, groups=1, scale=False):
+    n, c, h, w = t.shape
+    if c % groups:
+        raise ValueError(f"{groups} groups do not divide {c} channels")
+    s = (p.view(n, groups, -1) * g.view(n, groups, -1)).sum(-1, keepdim=True)
+    if scale:
+        s = s / math.sqrt(c // groups * h * w)
+    return (t.view(n, groups, -1) * s).view(n, c, h, w)
 
 
 # --- cross -----------------------------------------------------------------------------------
@@ -599,6 +853,124 @@ def grid_sample(x, grid):
             i, j = i.clamp(0, h - 1).long(), j.clamp(0, w - 1).long()
             out = out + (weight * inside)[..., None] * x[sample, :, i, j]
     return out.permute(0, 3, 1, 2)
+
+
+@misconception(
+    "stn",
+    hint="These are the left and upper edges of the pixels. Half a pixel further lie their centres.",
+)
+def affine_grid(theta, size):
+    n, _, h, w = size
+    kind = {"dtype": theta.dtype, "device": theta.device}
+    x = 2 * torch.arange(w, **kind) / w - 1
+    y = 2 * torch.arange(h, **kind) / h - 1
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    places = torch.stack([x, y, torch.ones_like(x)], -1).flatten(0, 1)
+    return (places @ theta.transpose(1, 2)).view(n, h, w, 2)
+
+
+@misconception(
+    "stn",
+    hint="The memory of theta is cut into three rows of two. That does not transpose it: rows and "
+    "columns should change places.",
+)
+def affine_grid(theta, size):
+    n, _, h, w = size
+    kind = {"dtype": theta.dtype, "device": theta.device}
+    x = (2 * torch.arange(w, **kind) + 1) / w - 1
+    y = (2 * torch.arange(h, **kind) + 1) / h - 1
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    places = torch.stack([x, y, torch.ones_like(x)], -1).flatten(0, 1)
+    return (places @ theta.reshape(n, 3, 2)).view(n, h, w, 2)
+
+
+@misconception(
+    "stn",
+    hint="Here -1 and 1 are read as the outermost centres (align_corners=True). They are the outer "
+    "edges: solve (2 j + 1) / w - 1 = x for j.",
+)
+def grid_sample(x, grid):
+    n, _, h, w = x.shape
+    u, v = (grid[..., 0] + 1) * (w - 1) / 2, (grid[..., 1] + 1) * (h - 1) / 2
+    j, i = u.floor(), v.floor()
+    b, a = (u - j)[..., None], (v - i)[..., None]
+    sample = torch.arange(n, device=x.device)[:, None, None]
+
+    def read(i, j):
+        inside = (i >= 0) & (i < h) & (j >= 0) & (j < w)
+        i, j = i.clamp(0, h - 1).long(), j.clamp(0, w - 1).long()
+        return x[sample, :, i, j] * inside[..., None]
+
+    upper = (1 - b) * read(i, j) + b * read(i, j + 1)
+    lower = (1 - b) * read(i + 1, j) + b * read(i + 1, j + 1)
+    return ((1 - a) * upper + a * lower).permute(0, 3, 1, 2)
+
+
+@misconception(
+    "stn",
+    hint="Left of and above the picture places are negative, and `trunc`, `int` and `long` round them "
+    "towards zero. The pixel before them is the floor.",
+)
+def grid_sample(x, grid):
+    n, _, h, w = x.shape
+    u, v = ((grid[..., 0] + 1) * w - 1) / 2, ((grid[..., 1] + 1) * h - 1) / 2
+    j, i = u.trunc(), v.trunc()
+    b, a = (u - j)[..., None], (v - i)[..., None]
+    sample = torch.arange(n, device=x.device)[:, None, None]
+
+    def read(i, j):
+        inside = (i >= 0) & (i < h) & (j >= 0) & (j < w)
+        i, j = i.clamp(0, h - 1).long(), j.clamp(0, w - 1).long()
+        return x[sample, :, i, j] * inside[..., None]
+
+    upper = (1 - b) * read(i, j) + b * read(i, j + 1)
+    lower = (1 - b) * read(i + 1, j) + b * read(i + 1, j + 1)
+    return ((1 - a) * upper + a * lower).permute(0, 3, 1, 2)
+
+
+@misconception(
+    "stn",
+    hint="The values are right. But on a pixel floor and ceil are the same pixel, so that the slope "
+    "there is zero, and a transformer that starts as the identity learns nothing. The neighbour "
+    "is one further, always.",
+)
+def grid_sample(x, grid):
+    n, _, h, w = x.shape
+    u, v = ((grid[..., 0] + 1) * w - 1) / 2, ((grid[..., 1] + 1) * h - 1) / 2
+    j, i = u.floor(), v.floor()
+    b, a = (u - j)[..., None], (v - i)[..., None]
+    sample = torch.arange(n, device=x.device)[:, None, None]
+
+    def read(i, j):
+        inside = (i >= 0) & (i < h) & (j >= 0) & (j < w)
+        i, j = i.clamp(0, h - 1).long(), j.clamp(0, w - 1).long()
+        return x[sample, :, i, j] * inside[..., None]
+
+    upper = (1 - b) * read(i, j) + b * read(i, u.ceil())
+    lower = (1 - b) * read(v.ceil(), j) + b * read(v.ceil(), u.ceil())
+    return ((1 - a) * upper + a * lower).permute(0, 3, 1, 2)
+
+
+@misconception(
+    "stn",
+    hint="The values are right, but no gradient reaches the places: the weights a and b are cut off "
+    "from the grid. Only whole numbers may be.",
+)
+def grid_sample(x, grid):
+    n, _, h, w = x.shape
+    u, v = ((grid[..., 0].detach() + 1) * w - 1) / 2, ((grid[..., 1].detach() + 1) * h - 1) / 2
+    j, i = u.floor(), v.floor()
+    b, a = (u - j)[..., None], (v - i)[..., None]
+    sample = torch.arange(n, device=x.device)[:, None, None]
+
+    def read(i, j):
+        inside = (i >= 0) & (i < h) & (j >= 0) & (j < w)
+        i, j = i.clamp(0, h - 1).long(), j.clamp(0, w - 1).long()
+        return x[sample, :, i, j] * inside[..., None]
+
+    upper = (1 - b) * read(i, j) + b * read(i, j + 1)
+    lower = (1 - b) * read(i + 1, j) + b * read(i + 1, j + 1)
+    return ((1 - a) * upper + a * lower).permute(0, 3, 1, 2) + 0 * grid[..., 0].unsqueeze(1)
 
 
 # --- debug -----------------------------------------------------------------------------------

@@ -40,16 +40,19 @@ def run_module(student, name, args, state, method, inputs, weight):
 
 @probe
 def new_module(student, name, args):
-    """A new module: shapes and start of its parameters, and what kind of thing it is."""
+    """A new module: shapes of its parameters, which are zero, and what kind of thing it is."""
     module = getattr(student, name)(*args)
-    start = {n: p.detach().clone() for n, p in module.named_parameters()}
-    return {n: list(p.shape) for n, p in start.items()}, start, isinstance(module, nn.Module)
+    parameters = dict(module.named_parameters())
+    shapes = {n: list(p.shape) for n, p in parameters.items()}
+    zero = {n: not bool(p.any()) for n, p in parameters.items()}
+    return shapes, zero, isinstance(module, nn.Module)
 
 
 @probe
-def modes(student, name, args, inputs):
+def modes(student, name, args, state, inputs):
     """Outputs in training and in evaluation, and the number of buffers."""
     module = getattr(student, name)(*args).double()
+    module.load_state_dict(state)
     with torch.no_grad():
         train = module.train()(*inputs)
         again = module.train()(*inputs)
@@ -58,9 +61,9 @@ def modes(student, name, args, inputs):
 
 
 def numbers_for(student, name, args, dtype=torch.float64, device="cpu"):
-    """Random parameters in the shapes that the student's module has."""
+    """Random parameters in the shapes of the student's module, in whatever order it has them."""
     shapes, _, _ = student.run(new_module, name, args)
-    return {n: 0.5 * randn(*s, dtype=dtype, device=device) for n, s in shapes.items()}
+    return {n: 0.5 * randn(*shapes[n], dtype=dtype, device=device) for n in sorted(shapes)}
 
 
 def call(student, name, args, state, *inputs, method="forward"):
@@ -251,7 +254,10 @@ def test_cbam_gradients_and_modes(student, device):
     """Gradients should reach the input and all parameters; train and eval should not differ."""
     x = randn(2, 6, 5, 4, device=device)
     assert_module_gradients(student, "CBAM", (6, 2), cbam, x)
-    train, again, evaluation, buffers = student.run(modes, "CBAM", (6, 2), [randn(1, 6, 5, 4)])
+    state = numbers_for(student, "CBAM", (6, 2))
+    train, again, evaluation, buffers = student.run(
+        modes, "CBAM", (6, 2), state, [randn(1, 6, 5, 4)]
+    )
     assert_close(again, train, "the output of a second call")
     assert_close(evaluation, train, "the output in eval mode")
     assert_equal(buffers, 0, "the number of buffers")
@@ -283,21 +289,21 @@ def nonlocal_block(state, x):
 def test_new_block(student, args, inner):
     """A new block should be the identity: only `out` starts at zero, weight and bias."""
     c = args[0]
-    shapes, start, module = student.run(new_module, "NonLocal", args)
-    expected = {}
+    shapes, zero, module = student.run(new_module, "NonLocal", args)
+    expected, start = {}, {}
     for name in ("theta", "phi", "g"):
         expected |= {f"{name}.weight": [inner, c, 1, 1], f"{name}.bias": [inner]}
+        start[f"{name}.weight"] = False
     expected |= {"out.weight": [c, inner, 1, 1], "out.bias": [c]}
+    start |= {"out.weight": True, "out.bias": True}
     assert_equal(shapes, expected, f"the parameters of NonLocal{args}")
     assert_equal(module, True, "`isinstance(NonLocal(c), nn.Module)`")
-    for name in ("out.weight", "out.bias"):
-        assert_close(start[name], torch.zeros(expected[name]), f"{name} at the start")
-    moved = {n: bool(start[f"{n}.weight"].abs().sum() > 0) for n in ("theta", "phi", "g")}
-    assert_equal(
-        moved, dict.fromkeys(moved, True), "whether the other weights start different from zero"
-    )
+    got = {n: zero[n] for n in start}
+    assert_equal(got, start, "which parameters start at zero")
     x = randn(2, c, 3, 4, dtype=torch.float32)
-    assert_close(call(student, "NonLocal", args, start, x), x, "the output of a new block")
+    state = numbers_for(student, "NonLocal", args, torch.float32)
+    state |= {n: torch.zeros_like(state[n]) for n in ("out.weight", "out.bias")}
+    assert_close(call(student, "NonLocal", args, state, x), x, "the output while `out` is zero")
 
 
 @pytest.mark.exercise("nonlocal", points=5)
@@ -592,8 +598,9 @@ def test_cross_gradients(student, device):
     state = numbers_for(student, "CrossLayer", (4, 5, 3), torch.float32, device)
     got = call(student, "CrossLayer", (4, 5, 3), state, x.float(), y.float())
     assert_close(got, cross_layer(state, x.float(), y.float()), "the output in float32")
+    state = numbers_for(student, "CrossLayer", (4, 5, 3))
     train, again, evaluation, _ = student.run(
-        modes, "CrossLayer", (4, 5, 3), [randn(1, 4, 3, 2), randn(1, 5, 2, 2)]
+        modes, "CrossLayer", (4, 5, 3), state, [randn(1, 4, 3, 2), randn(1, 5, 2, 2)]
     )
     assert_close(again, train, "the output of a second call")
     assert_close(evaluation, train, "the output in eval mode")
