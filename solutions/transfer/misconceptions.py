@@ -142,6 +142,59 @@ def load_partial(model, state):
     }
 
 
+@misconception(
+    "head",
+    hint="The rows of the old head are copied into the new one. They belong to the old classes; "
+    "row 0 of the new head stands for another class. Let its numbers be new.",
+)
+def replace_head(model, n_classes, name):
+    old = model.get_submodule(name)
+    if not isinstance(old, nn.Linear):
+        raise TypeError(name)
+    new = nn.Linear(old.in_features, n_classes, bias=old.bias is not None)
+    new = new.to(old.weight.device, old.weight.dtype)
+    rows = min(n_classes, old.out_features)
+    with torch.no_grad():
+        new.weight[:rows] = old.weight[:rows]
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, new)
+    return model
+
+
+@misconception(
+    "head",
+    hint="The names are in the model's order. The report should have them sorted, so that two "
+    "reports can be compared.",
+)
+def load_partial(model, state):
+    own = model.state_dict()
+    fits = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    model.load_state_dict(fits, strict=False)
+    return {
+        "missing": [k for k in own if k not in state],
+        "unexpected": [k for k in state if k not in own],
+        "mismatched": [k for k in own if k in state and k not in fits],
+    }
+
+
+@misconception(
+    "head",
+    hint="The model's parameters now *are* the tensors of the state, so training changes the "
+    "state, too. Copy the numbers; load_state_dict does.",
+)
+def load_partial(model, state):
+    own = model.state_dict(keep_vars=True)
+    shared = own.keys() & state.keys()
+    fits = {k for k in shared if state[k].shape == own[k].shape}
+    for k in fits:
+        own[k].data = state[k]
+    return {
+        "missing": sorted(own.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - own.keys()),
+        "mismatched": sorted(shared - fits),
+    }
+
+
 # --- freeze ----------------------------------------------------------------------------------
 
 
@@ -223,8 +276,74 @@ def frozen_bn_eval(model):
     for name, layer in model.named_modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             if not any(p.requires_grad for p in layer.parameters()):
+                layer.track_running_stats = False
+                kept.append(name)
+    return kept
+
+
+@misconception(
+    "freeze",
+    hint="With momentum 0 the running statistics stay, but in train mode the layer still uses "
+    "those of each batch for its output. Eval mode uses the *recorded* ones.",
+)
+def frozen_bn_eval(model):
+    kept = []
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            if not any(p.requires_grad for p in layer.parameters()):
                 layer.momentum = 0.0
                 kept.append(name)
+    return kept
+
+
+@misconception(
+    "freeze",
+    hint="Only the layer's weight is asked. With affine=False there is none (it is None, so "
+    "nothing can train), and a bias alone can be trainable. Ask all of layer.parameters().",
+)
+def frozen_bn_eval(model):
+    def stay(layer, inputs):
+        layer.eval()
+
+    kept = []
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            if layer.weight is not None and not layer.weight.requires_grad:
+                layer.register_forward_pre_hook(stay)
+                kept.append(name)
+    return kept
+
+
+@misconception(
+    "freeze",
+    hint="Every layer without a trainable parameter is on the list, ReLU and dropout included. "
+    "Only batch normalisation is meant.",
+)
+def frozen_bn_eval(model):
+    def stay(layer, inputs):
+        layer.eval()
+
+    kept = []
+    for name, layer in model.named_modules():
+        if not any(p.requires_grad for p in layer.parameters()):
+            layer.register_forward_pre_hook(stay)
+            kept.append(name)
+    return kept
+
+
+@misconception(
+    "freeze",
+    hint="The model's own train() does nothing any more, so dropout and trainable batch norm stay "
+    "in eval mode, too. Only the frozen batch-norm layers should.",
+)
+def frozen_bn_eval(model):
+    kept = []
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            if not any(p.requires_grad for p in layer.parameters()):
+                layer.eval()
+                kept.append(name)
+    model.train = lambda mode=True: model
     return kept
 
 
@@ -310,6 +429,48 @@ def param_groups(model, head, base_lr, factor):
         {"params": [p for p in part if p.requires_grad], "lr": lr}
         for part, lr in ((body, factor), (top, base_lr))
     ]
+
+
+@misconception(
+    "groups",
+    hint="The head's group comes first. The exercise asks for the body first.",
+)
+def param_groups(model, head, base_lr, factor):
+    top = list(model.get_submodule(head).parameters())
+    ids = {id(p) for p in top}
+    body = [p for p in model.parameters() if id(p) not in ids]
+    return [
+        {"params": [p for p in part if p.requires_grad], "lr": lr}
+        for part, lr in ((top, base_lr), (body, base_lr * factor))
+    ]
+
+
+@misconception(
+    "groups",
+    hint="The rate of the body is *divided* by the factor. It is base_lr times the factor.",
+)
+def param_groups(model, head, base_lr, factor):
+    top = list(model.get_submodule(head).parameters())
+    ids = {id(p) for p in top}
+    body = [p for p in model.parameters() if id(p) not in ids]
+    return [
+        {"params": [p for p in part if p.requires_grad], "lr": lr}
+        for part, lr in ((body, base_lr / factor if factor else 0.0), (top, base_lr))
+    ]
+
+
+@misconception(
+    "groups",
+    hint="`p in some_list` compares tensors entry by entry, which gives no single yes or no. "
+    "Compare `id(p)` with a set of ids.",
+)
+def param_groups(model, head, base_lr, factor):
+    top = list(model.get_submodule(head).parameters())
+    body, upper = [], []
+    for p in model.parameters():
+        if p.requires_grad:
+            (upper if p in top else body).append(p)
+    return [{"params": body, "lr": base_lr * factor}, {"params": upper, "lr": base_lr}]
 
 
 # --- labels ----------------------------------------------------------------------------------
@@ -434,6 +595,113 @@ class LabelMap:
         return json.dumps(self.classes)
 
 
+@misconception(
+    "labels",
+    hint="`str` of a list is Python's text for it, with single quotes; JSON has double ones. Use "
+    "`json.dumps`.",
+)
+class LabelMap:
+    def fit(self, labels):
+        self.classes = sorted(set(labels))
+        return self
+
+    def encode(self, labels):
+        number = {name: i for i, name in enumerate(self.classes)}
+        unseen = [name for name in labels if name not in number]
+        if unseen:
+            raise ValueError(f"unknown: {unseen}")
+        return torch.tensor([number[name] for name in labels], dtype=torch.int64)
+
+    def decode(self, numbers):
+        numbers = [int(i) for i in numbers]
+        if any(not 0 <= i < len(self.classes) for i in numbers):
+            raise ValueError("out of range")
+        return [self.classes[i] for i in numbers]
+
+    def to_json(self):
+        return str(self.classes)
+
+
+@misconception(
+    "labels",
+    hint="to_json gives the dict from names to numbers. A list of the names says the same, and fit "
+    "can read it.",
+)
+class LabelMap:
+    def fit(self, labels):
+        self.classes = sorted(set(labels))
+        return self
+
+    def encode(self, labels):
+        number = {name: i for i, name in enumerate(self.classes)}
+        unseen = [name for name in labels if name not in number]
+        if unseen:
+            raise ValueError(f"unknown: {unseen}")
+        return torch.tensor([number[name] for name in labels], dtype=torch.int64)
+
+    def decode(self, numbers):
+        numbers = [int(i) for i in numbers]
+        if any(not 0 <= i < len(self.classes) for i in numbers):
+            raise ValueError("out of range")
+        return [self.classes[i] for i in numbers]
+
+    def to_json(self):
+        return json.dumps({name: i for i, name in enumerate(self.classes)})
+
+
+@misconception(
+    "labels",
+    hint="decode takes -1 for the last class, as Python's lists do. A number below zero is no class; "
+    "look at the range yourself.",
+)
+class LabelMap:
+    def fit(self, labels):
+        self.classes = sorted(set(labels))
+        return self
+
+    def encode(self, labels):
+        number = {name: i for i, name in enumerate(self.classes)}
+        unseen = [name for name in labels if name not in number]
+        if unseen:
+            raise ValueError(f"unknown: {unseen}")
+        return torch.tensor([number[name] for name in labels], dtype=torch.int64)
+
+    def decode(self, numbers):
+        numbers = [int(i) for i in numbers]
+        if any(i >= len(self.classes) for i in numbers):
+            raise ValueError("out of range")
+        return [self.classes[i] for i in numbers]
+
+    def to_json(self):
+        return json.dumps(self.classes)
+
+
+@misconception(
+    "labels",
+    hint="encode gives a list. A loss function needs a tensor of type int64.",
+)
+class LabelMap:
+    def fit(self, labels):
+        self.classes = sorted(set(labels))
+        return self
+
+    def encode(self, labels):
+        number = {name: i for i, name in enumerate(self.classes)}
+        unseen = [name for name in labels if name not in number]
+        if unseen:
+            raise ValueError(f"unknown: {unseen}")
+        return [number[name] for name in labels]
+
+    def decode(self, numbers):
+        numbers = [int(i) for i in numbers]
+        if any(not 0 <= i < len(self.classes) for i in numbers):
+            raise ValueError("out of range")
+        return [self.classes[i] for i in numbers]
+
+    def to_json(self):
+        return json.dumps(self.classes)
+
+
 # --- split -----------------------------------------------------------------------------------
 
 
@@ -537,6 +805,78 @@ def stratified_split(labels, frac, rng):
         count = min(round(frac * len(members)), len(members) - 1)
         train.append(members[:count])
         valid.append(members[count:])
+    return torch.cat(train), torch.cat(valid)
+
+
+@misconception(
+    "split",
+    hint="A new generator with a fixed seed is made inside. So the split is the same whatever rng is; "
+    "draw from rng.",
+)
+def stratified_split(labels, frac, rng):
+    if not 0 < frac < 1:
+        raise ValueError("frac")
+    rng = torch.Generator().manual_seed(0)
+    train, valid = [], []
+    for name in sorted(set(labels)):
+        members = torch.tensor([i for i, y in enumerate(labels) if y == name])
+        members = members[torch.randperm(len(members), generator=rng)]
+        count = min(round(frac * len(members)), len(members) - 1)
+        valid.append(members[:count])
+        train.append(members[count:])
+    return torch.cat(train), torch.cat(valid)
+
+
+@misconception(
+    "split",
+    hint="A class can give all its members to valid, when the share is large or the class small. One at "
+    "least should be in train.",
+)
+def stratified_split(labels, frac, rng):
+    if not 0 < frac < 1:
+        raise ValueError("frac")
+    train, valid = [], []
+    for name in sorted(set(labels)):
+        members = torch.tensor([i for i, y in enumerate(labels) if y == name])
+        members = members[torch.randperm(len(members), generator=rng)]
+        count = round(frac * len(members))
+        valid.append(members[:count])
+        train.append(members[count:])
+    return torch.cat(train), torch.cat(valid)
+
+
+@misconception(
+    "split",
+    hint="The parts are lists. They should be int64 tensors, with which other tensors can be indexed.",
+)
+def stratified_split(labels, frac, rng):
+    if not 0 < frac < 1:
+        raise ValueError("frac")
+    train, valid = [], []
+    for name in sorted(set(labels)):
+        members = torch.tensor([i for i, y in enumerate(labels) if y == name])
+        members = members[torch.randperm(len(members), generator=rng)]
+        count = min(round(frac * len(members)), len(members) - 1)
+        valid.append(members[:count])
+        train.append(members[count:])
+    return torch.cat(train).tolist(), torch.cat(valid).tolist()
+
+
+@misconception(
+    "split",
+    hint="frac is not tested, or 0 and 1 are let through. Then one of the parts is empty, and the mistake "
+    "is noticed much later; raise a ValueError.",
+)
+def stratified_split(labels, frac, rng):
+    if not 0 <= frac <= 1:
+        raise ValueError("frac")
+    train, valid = [], []
+    for name in sorted(set(labels)):
+        members = torch.tensor([i for i, y in enumerate(labels) if y == name])
+        members = members[torch.randperm(len(members), generator=rng)]
+        count = min(round(frac * len(members)), len(members) - 1)
+        valid.append(members[:count])
+        train.append(members[count:])
     return torch.cat(train), torch.cat(valid)
 
 
@@ -669,6 +1009,180 @@ class CSVImages(Dataset):
         self.targets = None
         if rows and "label" in rows[0]:
             self.targets = [row["label"] for row in rows]
+        self.transform = transform
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        with Image.open(self.files[index]) as picture:
+            x = picture.convert("RGB")
+        if self.transform is not None:
+            x = self.transform(x)
+        return x if self.targets is None else (x, self.targets[index])
+
+
+@misconception(
+    "loader",
+    hint="`exists()` is true for a folder, too, and no folder can be opened as a picture. Ask "
+    "`is_file()`.",
+)
+class CSVImages(Dataset):
+    def __init__(self, csv, root, label_map, transform=None):
+        with open(csv, newline="") as lines:
+            rows = list(DictReader(lines))
+        self.files = [Path(root) / row["image"] for row in rows]
+        for file in self.files:
+            if not file.exists():
+                raise FileNotFoundError(f"there is no picture {file}")
+        self.targets = None
+        if rows and "label" in rows[0]:
+            self.targets = [int(y) for y in label_map.encode([r["label"] for r in rows])]
+        self.transform = transform
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        with Image.open(self.files[index]) as picture:
+            x = picture.convert("RGB")
+        if self.transform is not None:
+            x = self.transform(x)
+        return x if self.targets is None else (x, self.targets[index])
+
+
+@misconception(
+    "loader",
+    hint="Without labels an item is a pair with None. It should be the picture alone; a DataLoader "
+    "cannot put None into a batch.",
+)
+class CSVImages(Dataset):
+    def __init__(self, csv, root, label_map, transform=None):
+        with open(csv, newline="") as lines:
+            rows = list(DictReader(lines))
+        self.files = [Path(root) / row["image"] for row in rows]
+        for file in self.files:
+            if not file.is_file():
+                raise FileNotFoundError(f"there is no picture {file}")
+        self.targets = None
+        if rows and "label" in rows[0]:
+            self.targets = [int(y) for y in label_map.encode([r["label"] for r in rows])]
+        self.transform = transform
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        with Image.open(self.files[index]) as picture:
+            x = picture.convert("RGB")
+        if self.transform is not None:
+            x = self.transform(x)
+        return (x, None if self.targets is None else self.targets[index])
+
+
+@misconception(
+    "loader",
+    hint="The paths in the table are relative to root; root is left out.",
+)
+class CSVImages(Dataset):
+    def __init__(self, csv, root, label_map, transform=None):
+        with open(csv, newline="") as lines:
+            rows = list(DictReader(lines))
+        self.files = [Path(row["image"]) for row in rows]
+        for file in self.files:
+            if not file.is_file():
+                raise FileNotFoundError(f"there is no picture {file}")
+        self.targets = None
+        if rows and "label" in rows[0]:
+            self.targets = [int(y) for y in label_map.encode([r["label"] for r in rows])]
+        self.transform = transform
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        with Image.open(self.files[index]) as picture:
+            x = picture.convert("RGB")
+        if self.transform is not None:
+            x = self.transform(x)
+        return x if self.targets is None else (x, self.targets[index])
+
+
+@misconception(
+    "loader",
+    hint="The message has the name of the file, but not its path. In which folder was it looked for?",
+)
+class CSVImages(Dataset):
+    def __init__(self, csv, root, label_map, transform=None):
+        with open(csv, newline="") as lines:
+            rows = list(DictReader(lines))
+        self.files = [Path(root) / row["image"] for row in rows]
+        for file in self.files:
+            if not file.is_file():
+                raise FileNotFoundError(f"there is no picture {file.name}")
+        self.targets = None
+        if rows and "label" in rows[0]:
+            self.targets = [int(y) for y in label_map.encode([r["label"] for r in rows])]
+        self.transform = transform
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        with Image.open(self.files[index]) as picture:
+            x = picture.convert("RGB")
+        if self.transform is not None:
+            x = self.transform(x)
+        return x if self.targets is None else (x, self.targets[index])
+
+
+@misconception(
+    "loader",
+    hint="The labels are encoded when an item is asked for, so a name that the map does not know is "
+    "noticed late. Encode all of them when the data set is made.",
+)
+class CSVImages(Dataset):
+    def __init__(self, csv, root, label_map, transform=None):
+        with open(csv, newline="") as lines:
+            rows = list(DictReader(lines))
+        self.files = [Path(root) / row["image"] for row in rows]
+        for file in self.files:
+            if not file.is_file():
+                raise FileNotFoundError(f"there is no picture {file}")
+        self.targets = None
+        if rows and "label" in rows[0]:
+            self.targets = [r["label"] for r in rows]
+        self.transform, self.label_map = transform, label_map
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        with Image.open(self.files[index]) as picture:
+            x = picture.convert("RGB")
+        if self.transform is not None:
+            x = self.transform(x)
+        if self.targets is None:
+            return x
+        return x, int(self.label_map.encode([self.targets[index]])[0])
+
+
+@misconception(
+    "loader",
+    hint="The label is a tensor. The exercise asks for an int; the DataLoader makes tensors of a whole "
+    "batch.",
+)
+class CSVImages(Dataset):
+    def __init__(self, csv, root, label_map, transform=None):
+        with open(csv, newline="") as lines:
+            rows = list(DictReader(lines))
+        self.files = [Path(root) / row["image"] for row in rows]
+        for file in self.files:
+            if not file.is_file():
+                raise FileNotFoundError(f"there is no picture {file}")
+        self.targets = None
+        if rows and "label" in rows[0]:
+            self.targets = label_map.encode([r["label"] for r in rows])
         self.transform = transform
 
     def __len__(self):
@@ -896,4 +1410,481 @@ def finetune(model, loader, epochs, valid, head="head", lr=0.02, factor=0.1):
             highest, history["best"] = right, epoch
             weights = copy.deepcopy(model.state_dict())
     model.load_state_dict(weights)
+    return history
+
+
+@misconception(
+    "finetune",
+    hint="A body that comes frozen stays frozen. With a factor other than 0 all parameters should "
+    "train: set requires_grad to True, not only to False.",
+)
+def finetune(model, loader, epochs, valid, head="head", lr=0.02, factor=0.1):
+    top = model.get_submodule(head)
+    ids = {id(p) for p in top.parameters()}
+    body = [p for p in model.parameters() if id(p) not in ids]
+    if factor == 0:
+        for p in body:
+            p.requires_grad_(False)
+    optimizer = torch.optim.SGD(
+        [{"params": body, "lr": lr * factor}, {"params": top.parameters()}], lr=lr, momentum=0.9
+    )
+    history, highest = {"loss": [], "accuracy": []}, -1.0
+    for epoch in range(epochs):
+        model.train(factor > 0)
+        top.train()
+        total = count = 0
+        for x, y in loader:
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total, count = total + len(y) * loss.item(), count + len(y)
+        model.eval()
+        with torch.no_grad():
+            right = (model(valid[0]).argmax(1) == valid[1]).double().mean().item()
+        history["loss"].append(total / count)
+        history["accuracy"].append(right)
+        if right > highest:
+            highest, history["best"] = right, epoch
+            weights = copy.deepcopy(model.state_dict())
+    model.load_state_dict(weights)
+    return history
+
+
+@misconception(
+    "finetune",
+    hint="With factor 0 the body's rate is 0, but its parameters still require gradients. Set "
+    "requires_grad=False: no gradient is computed then, and freezing can be seen.",
+)
+def finetune(model, loader, epochs, valid, head="head", lr=0.02, factor=0.1):
+    top = model.get_submodule(head)
+    ids = {id(p) for p in top.parameters()}
+    body = [p for p in model.parameters() if id(p) not in ids]
+    for p in body:
+        p.requires_grad_(True)
+    optimizer = torch.optim.SGD(
+        [{"params": body, "lr": lr * factor}, {"params": top.parameters()}], lr=lr, momentum=0.9
+    )
+    history, highest = {"loss": [], "accuracy": []}, -1.0
+    for epoch in range(epochs):
+        model.train(factor > 0)
+        top.train()
+        total = count = 0
+        for x, y in loader:
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total, count = total + len(y) * loss.item(), count + len(y)
+        model.eval()
+        with torch.no_grad():
+            right = (model(valid[0]).argmax(1) == valid[1]).double().mean().item()
+        history["loss"].append(total / count)
+        history["accuracy"].append(right)
+        if right > highest:
+            highest, history["best"] = right, epoch
+            weights = copy.deepcopy(model.state_dict())
+    model.load_state_dict(weights)
+    return history
+
+
+@misconception(
+    "finetune",
+    hint="The steps are those of SGD without momentum; the exercise asks for momentum 0.9.",
+)
+def finetune(model, loader, epochs, valid, head="head", lr=0.02, factor=0.1):
+    top = model.get_submodule(head)
+    ids = {id(p) for p in top.parameters()}
+    body = [p for p in model.parameters() if id(p) not in ids]
+    for p in body:
+        p.requires_grad_(factor > 0)
+    optimizer = torch.optim.SGD(
+        [{"params": body, "lr": lr * factor}, {"params": top.parameters()}], lr=lr
+    )
+    history, highest = {"loss": [], "accuracy": []}, -1.0
+    for epoch in range(epochs):
+        model.train(factor > 0)
+        top.train()
+        total = count = 0
+        for x, y in loader:
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total, count = total + len(y) * loss.item(), count + len(y)
+        model.eval()
+        with torch.no_grad():
+            right = (model(valid[0]).argmax(1) == valid[1]).double().mean().item()
+        history["loss"].append(total / count)
+        history["accuracy"].append(right)
+        if right > highest:
+            highest, history["best"] = right, epoch
+            weights = copy.deepcopy(model.state_dict())
+    model.load_state_dict(weights)
+    return history
+
+
+@misconception(
+    "finetune",
+    hint="Only the parameters of the best epoch are kept. The running statistics of batch norm are "
+    "buffers, and are still those of the last epoch; state_dict() has both.",
+)
+def finetune(model, loader, epochs, valid, head="head", lr=0.02, factor=0.1):
+    top = model.get_submodule(head)
+    ids = {id(p) for p in top.parameters()}
+    body = [p for p in model.parameters() if id(p) not in ids]
+    for p in body:
+        p.requires_grad_(factor > 0)
+    optimizer = torch.optim.SGD(
+        [{"params": body, "lr": lr * factor}, {"params": top.parameters()}], lr=lr, momentum=0.9
+    )
+    history, highest = {"loss": [], "accuracy": []}, -1.0
+    for epoch in range(epochs):
+        model.train(factor > 0)
+        top.train()
+        total = count = 0
+        for x, y in loader:
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total, count = total + len(y) * loss.item(), count + len(y)
+        model.eval()
+        with torch.no_grad():
+            right = (model(valid[0]).argmax(1) == valid[1]).double().mean().item()
+        history["loss"].append(total / count)
+        history["accuracy"].append(right)
+        if right > highest:
+            highest, history["best"] = right, epoch
+            weights = {k: p.detach().clone() for k, p in model.named_parameters()}
+    model.load_state_dict(weights, strict=False)
+    return history
+
+
+@misconception(
+    "finetune",
+    hint="The first epoch is in train mode, the others are not: measuring has switched to eval mode. "
+    "Switch back at the start of every epoch.",
+)
+def finetune(model, loader, epochs, valid, head="head", lr=0.02, factor=0.1):
+    top = model.get_submodule(head)
+    ids = {id(p) for p in top.parameters()}
+    body = [p for p in model.parameters() if id(p) not in ids]
+    for p in body:
+        p.requires_grad_(factor > 0)
+    optimizer = torch.optim.SGD(
+        [{"params": body, "lr": lr * factor}, {"params": top.parameters()}], lr=lr, momentum=0.9
+    )
+    history, highest = {"loss": [], "accuracy": []}, -1.0
+    model.train(factor > 0)
+    top.train()
+    for epoch in range(epochs):
+        total = count = 0
+        for x, y in loader:
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total, count = total + len(y) * loss.item(), count + len(y)
+        model.eval()
+        with torch.no_grad():
+            right = (model(valid[0]).argmax(1) == valid[1]).double().mean().item()
+        history["loss"].append(total / count)
+        history["accuracy"].append(right)
+        if right > highest:
+            highest, history["best"] = right, epoch
+            weights = copy.deepcopy(model.state_dict())
+    model.load_state_dict(weights)
+    return history
+
+
+@misconception(
+    "finetune",
+    hint="The gradients of all steps add up, since nothing sets them to zero.",
+)
+def finetune(model, loader, epochs, valid, head="head", lr=0.02, factor=0.1):
+    top = model.get_submodule(head)
+    ids = {id(p) for p in top.parameters()}
+    body = [p for p in model.parameters() if id(p) not in ids]
+    for p in body:
+        p.requires_grad_(factor > 0)
+    optimizer = torch.optim.SGD(
+        [{"params": body, "lr": lr * factor}, {"params": top.parameters()}], lr=lr, momentum=0.9
+    )
+    history, highest = {"loss": [], "accuracy": []}, -1.0
+    for epoch in range(epochs):
+        model.train(factor > 0)
+        top.train()
+        total = count = 0
+        for x, y in loader:
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            total, count = total + len(y) * loss.item(), count + len(y)
+        model.eval()
+        with torch.no_grad():
+            right = (model(valid[0]).argmax(1) == valid[1]).double().mean().item()
+        history["loss"].append(total / count)
+        history["accuracy"].append(right)
+        if right > highest:
+            highest, history["best"] = right, epoch
+            weights = copy.deepcopy(model.state_dict())
+    model.load_state_dict(weights)
+    return history
+
+
+@misconception(
+    "finetune",
+    hint="Every epoch begins with a new optimizer, whose momentum is zero again. Make one, before the "
+    "first epoch.",
+)
+def finetune(model, loader, epochs, valid, head="head", lr=0.02, factor=0.1):
+    top = model.get_submodule(head)
+    ids = {id(p) for p in top.parameters()}
+    body = [p for p in model.parameters() if id(p) not in ids]
+    for p in body:
+        p.requires_grad_(factor > 0)
+    history, highest = {"loss": [], "accuracy": []}, -1.0
+    for epoch in range(epochs):
+        model.train(factor > 0)
+        top.train()
+        groups = [{"params": body, "lr": lr * factor}, {"params": list(top.parameters())}]
+        optimizer = torch.optim.SGD(groups, lr=lr, momentum=0.9)
+        total = count = 0
+        for x, y in loader:
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total, count = total + len(y) * loss.item(), count + len(y)
+        model.eval()
+        with torch.no_grad():
+            right = (model(valid[0]).argmax(1) == valid[1]).double().mean().item()
+        history["loss"].append(total / count)
+        history["accuracy"].append(right)
+        if right > highest:
+            highest, history["best"] = right, epoch
+            weights = copy.deepcopy(model.state_dict())
+    model.load_state_dict(weights)
+    return history
+
+
+@misconception(
+    "finetune",
+    hint="The two rates are exchanged: lr is the head's, lr * factor that of all others.",
+)
+def finetune(model, loader, epochs, valid, head="head", lr=0.02, factor=0.1):
+    top = model.get_submodule(head)
+    ids = {id(p) for p in top.parameters()}
+    body = [p for p in model.parameters() if id(p) not in ids]
+    for p in body:
+        p.requires_grad_(factor > 0)
+    optimizer = torch.optim.SGD(
+        [{"params": body, "lr": lr}, {"params": top.parameters(), "lr": lr * factor}],
+        lr=lr,
+        momentum=0.9,
+    )
+    history, highest = {"loss": [], "accuracy": []}, -1.0
+    for epoch in range(epochs):
+        model.train(factor > 0)
+        top.train()
+        total = count = 0
+        for x, y in loader:
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total, count = total + len(y) * loss.item(), count + len(y)
+        model.eval()
+        with torch.no_grad():
+            right = (model(valid[0]).argmax(1) == valid[1]).double().mean().item()
+        history["loss"].append(total / count)
+        history["accuracy"].append(right)
+        if right > highest:
+            highest, history["best"] = right, epoch
+            weights = copy.deepcopy(model.state_dict())
+    model.load_state_dict(weights)
+    return history
+
+
+@misconception(
+    "finetune",
+    hint="The best epoch is chosen by the training loss. Choose it by the accuracy on valid: the loss "
+    "falls on even while the network gets worse on new data.",
+)
+def finetune(model, loader, epochs, valid, head="head", lr=0.02, factor=0.1):
+    top = model.get_submodule(head)
+    ids = {id(p) for p in top.parameters()}
+    body = [p for p in model.parameters() if id(p) not in ids]
+    for p in body:
+        p.requires_grad_(factor > 0)
+    optimizer = torch.optim.SGD(
+        [{"params": body, "lr": lr * factor}, {"params": top.parameters()}], lr=lr, momentum=0.9
+    )
+    history = {"loss": [], "accuracy": []}
+    for epoch in range(epochs):
+        model.train(factor > 0)
+        top.train()
+        total = count = 0
+        for x, y in loader:
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total, count = total + len(y) * loss.item(), count + len(y)
+        model.eval()
+        with torch.no_grad():
+            right = (model(valid[0]).argmax(1) == valid[1]).double().mean().item()
+        history["loss"].append(total / count)
+        history["accuracy"].append(right)
+        if epoch == 0 or history["loss"][-1] < min(history["loss"][:-1]):
+            history["best"] = epoch
+            weights = copy.deepcopy(model.state_dict())
+    model.load_state_dict(weights)
+    return history
+
+
+@misconception(
+    "finetune",
+    hint="With factor 0 the head is in eval mode, too, so its batch norm or dropout does not train. Only "
+    "what is outside the head stays in eval mode.",
+)
+def finetune(model, loader, epochs, valid, head="head", lr=0.02, factor=0.1):
+    top = model.get_submodule(head)
+    ids = {id(p) for p in top.parameters()}
+    body = [p for p in model.parameters() if id(p) not in ids]
+    for p in body:
+        p.requires_grad_(factor > 0)
+    optimizer = torch.optim.SGD(
+        [{"params": body, "lr": lr * factor}, {"params": top.parameters()}], lr=lr, momentum=0.9
+    )
+    history, highest = {"loss": [], "accuracy": []}, -1.0
+    for epoch in range(epochs):
+        model.train(factor > 0)
+        total = count = 0
+        for x, y in loader:
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total, count = total + len(y) * loss.item(), count + len(y)
+        model.eval()
+        with torch.no_grad():
+            right = (model(valid[0]).argmax(1) == valid[1]).double().mean().item()
+        history["loss"].append(total / count)
+        history["accuracy"].append(right)
+        if right > highest:
+            highest, history["best"] = right, epoch
+            weights = copy.deepcopy(model.state_dict())
+    model.load_state_dict(weights)
+    return history
+
+
+@misconception(
+    "finetune",
+    hint="The loss of an epoch is that of its last batch. It should be the mean over all examples.",
+)
+def finetune(model, loader, epochs, valid, head="head", lr=0.02, factor=0.1):
+    top = model.get_submodule(head)
+    ids = {id(p) for p in top.parameters()}
+    body = [p for p in model.parameters() if id(p) not in ids]
+    for p in body:
+        p.requires_grad_(factor > 0)
+    optimizer = torch.optim.SGD(
+        [{"params": body, "lr": lr * factor}, {"params": top.parameters()}], lr=lr, momentum=0.9
+    )
+    history, highest = {"loss": [], "accuracy": []}, -1.0
+    for epoch in range(epochs):
+        model.train(factor > 0)
+        top.train()
+        total = count = 0
+        for x, y in loader:
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total, count = total + len(y) * loss.item(), count + len(y)
+        model.eval()
+        with torch.no_grad():
+            right = (model(valid[0]).argmax(1) == valid[1]).double().mean().item()
+        history["loss"].append(loss.item())
+        history["accuracy"].append(right)
+        if right > highest:
+            highest, history["best"] = right, epoch
+            weights = copy.deepcopy(model.state_dict())
+    model.load_state_dict(weights)
+    return history
+
+
+@misconception(
+    "finetune",
+    hint="The losses are added up and never divided by the number of examples.",
+)
+def finetune(model, loader, epochs, valid, head="head", lr=0.02, factor=0.1):
+    top = model.get_submodule(head)
+    ids = {id(p) for p in top.parameters()}
+    body = [p for p in model.parameters() if id(p) not in ids]
+    for p in body:
+        p.requires_grad_(factor > 0)
+    optimizer = torch.optim.SGD(
+        [{"params": body, "lr": lr * factor}, {"params": top.parameters()}], lr=lr, momentum=0.9
+    )
+    history, highest = {"loss": [], "accuracy": []}, -1.0
+    for epoch in range(epochs):
+        model.train(factor > 0)
+        top.train()
+        total = count = 0
+        for x, y in loader:
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total, count = total + len(y) * loss.item(), count + len(y)
+        model.eval()
+        with torch.no_grad():
+            right = (model(valid[0]).argmax(1) == valid[1]).double().mean().item()
+        history["loss"].append(total)
+        history["accuracy"].append(right)
+        if right > highest:
+            highest, history["best"] = right, epoch
+            weights = copy.deepcopy(model.state_dict())
+    model.load_state_dict(weights)
+    return history
+
+
+@misconception(
+    "finetune",
+    hint="In the end the model is in train mode. Whoever uses it next would change its running "
+    "statistics; leave it in eval mode.",
+)
+def finetune(model, loader, epochs, valid, head="head", lr=0.02, factor=0.1):
+    top = model.get_submodule(head)
+    ids = {id(p) for p in top.parameters()}
+    body = [p for p in model.parameters() if id(p) not in ids]
+    for p in body:
+        p.requires_grad_(factor > 0)
+    optimizer = torch.optim.SGD(
+        [{"params": body, "lr": lr * factor}, {"params": top.parameters()}], lr=lr, momentum=0.9
+    )
+    history, highest = {"loss": [], "accuracy": []}, -1.0
+    for epoch in range(epochs):
+        model.train(factor > 0)
+        top.train()
+        total = count = 0
+        for x, y in loader:
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total, count = total + len(y) * loss.item(), count + len(y)
+        model.eval()
+        with torch.no_grad():
+            right = (model(valid[0]).argmax(1) == valid[1]).double().mean().item()
+        history["loss"].append(total / count)
+        history["accuracy"].append(right)
+        if right > highest:
+            highest, history["best"] = right, epoch
+            weights = copy.deepcopy(model.state_dict())
+    model.load_state_dict(weights)
+    model.train()
     return history
