@@ -36,8 +36,7 @@ book: .venv/.ready _build/.started  ## build the HTML book into _build/html
 
 test: .venv/.ready  ## every test
 	$(BIN)/ruff check --quiet .
-	$(BIN)/autograder lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 release: .venv/.ready  ## book/chapters and notebooks from solutions (runs what changed)
 	$(BIN)/autograder release
