@@ -47,6 +47,7 @@ lint: .venv/.ready  ## the contracts of a chapter that a program can check
 
 mutants: .venv/.ready  ## how many small changes of the solutions the hidden tests notice
 	$(BIN)/autograder mutants --store
+	$(BIN)/python benchmarks/page.py
 
 budget: book  ## what each chapter costs; fails where one leaves its budget
 	$(BIN)/autograder budget; status=$$?; $(BIN)/python benchmarks/page.py && exit $$status

@@ -33,6 +33,7 @@ import torch
 
 from autograder.chapters import Chapter, ChapterError, Exercise, chapter_ids, load, syllabus
 from autograder.diagnose import Diagnosis, tests_of
+from autograder.files import write_text
 from autograder.notebook import Blank, ReadProblem, Submission, chapter_in_name, read
 from autograder.replay import replay
 from autograder.runner import StudentProcess, ZygoteError
@@ -541,15 +542,8 @@ def _write(record: Record, out: Path) -> Path:
         folder, name = folder / EARLIER, f"{name}-{digest}"
     path = folder / f"{name}.json"
     if read_record(path) != record:
-        _write_text(path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+        write_text(path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
     return path
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8", newline="")
-    os.replace(partial, path)
 
 
 # --- summaries -------------------------------------------------------------------------------
@@ -601,5 +595,5 @@ def write_gradebook(out: Path, root: Path) -> Path:
         total = sum(p for p in points if p != "")
         writer.writerow([student, *points, total, sum(worth[c] for c in columns)])
     path = out / "gradebook.csv"
-    _write_text(path, text.getvalue())
+    write_text(path, text.getvalue())
     return path

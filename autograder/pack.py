@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ import nbformat
 
 import course
 from autograder.chapters import Chapter, ChapterError, load, syllabus
+from autograder.files import whole
 from course.check import load_checks
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -235,14 +235,11 @@ def _write_folder(files: Mapping[str, bytes], folder: Path) -> Path:
 
 def write_zip(files: Mapping[str, bytes], path: Path) -> Path:
     """Write a zip that is the same whenever its files are; scripts can be executed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+    with whole(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in sorted(files.items()):
             member = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             member.compress_type = zipfile.ZIP_DEFLATED
             mode = 0o755 if data.startswith(b"#!") else 0o644
             member.external_attr = (0o100000 | mode) << 16
             archive.writestr(member, data)
-    os.replace(partial, path)
     return path

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import pkgutil
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +34,7 @@ from autograder.chapters import (
     syllabus,
     without_markers,
 )
+from autograder.files import write_text
 from autograder.forbidden import canonical, shortened
 from autograder.markdown import MystError, PlainMarkdown, read_bibliography
 
@@ -145,10 +145,7 @@ def _write(path: Path, text: str, check: bool) -> bool:
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return False
     if not check:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, text)
     return True
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from autograder import sandbox
+from autograder.files import write_text
 
 DIGITS = 4  # more would be noise
 
@@ -24,11 +24,7 @@ def machine() -> dict[str, str]:
 
 def store(path: Path, result: Any) -> None:
     """Write a result, numbers with the digits that mean something, in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    text = json.dumps(_rounded(result), ensure_ascii=False, indent=1)
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(_rounded(result), ensure_ascii=False, indent=1) + "\n")
 
 
 def stored(path: Path) -> Any:

@@ -372,8 +372,7 @@ def _compare(got: Any, expected: Any, what: str, rtol: float | None, atol: float
     rtol, atol = default_rtol if rtol is None else rtol, default_atol if atol is None else atol
     same = got == expected or (got != got and expected != expected)
     if not same and not abs(got - expected) <= atol + rtol * abs(expected):
-        shown = _pair(got, expected)
-        raise _unlike(got, expected, f"{what} should be {shown[1]}, not {shown[0]}.")
+        raise _differs(got, expected, what)
 
 
 def _compare_tensors(
@@ -405,13 +404,19 @@ def _compare_tensors(
     place = f" at [{', '.join(map(str, first))}]" if first else ""
     share = f" ({wrong} of {close.numel()} values differ)" if close.numel() > 1 else ""
     hint = " It holds NaN." if a.is_floating_point() and a.isnan().any() else ""
-    shown = _pair(a[first], b[first])
-    raise _unlike(a, b, f"{what} should be {shown[1]}{place}, not {shown[0]}{share}.{hint}")
+    got, expected = _pair(a[first], b[first])
+    raise _unlike(a, b, f"{what} should be {expected}{place}, not {got}{share}.{hint}")
 
 
 def _unlike(got: Any, expected: Any, reason: str) -> Mismatch:
     shown = _pair(got, expected)
     return Mismatch(_capital(reason), expected=shown[1], got=shown[0])
+
+
+def _differs(got: Any, expected: Any, what: str) -> Mismatch:
+    got, expected = _pair(got, expected)
+    reason = f"{_capital(what)} should be {expected}, not {got}."
+    return Mismatch(reason, expected=expected, got=got)
 
 
 def _pair(got: Any, expected: Any) -> tuple[str, str]:
@@ -448,11 +453,11 @@ def assert_equal(got: Any, expected: Any, what: str = "the result") -> None:
         and isinstance(expected, numbers.Number)
         and isinstance(got, bool) == isinstance(expected, bool)
     ):
-        raise _unlike(got, expected, f"{what} should be {_kind(expected)}, not {_kind(got)}.")
+        wanted = "None" if expected is None else _kind(expected)
+        raise _unlike(got, expected, f"{what} should be {wanted}, not {_kind(got)}.")
     if got != expected:
         place, got, expected = _apart(got, expected)
-        shown = _pair(got, expected)
-        raise _unlike(got, expected, f"{what}{place} should be {shown[1]}, not {shown[0]}.")
+        raise _differs(got, expected, f"{what}{place}")
 
 
 def _apart(got: Any, expected: Any, place: str = "") -> tuple[str, Any, Any]:

@@ -35,7 +35,7 @@ AXE = {
 sys.path.append(str(ROOT / "book" / "_ext"))
 from check_pages import pages  # noqa: E402
 
-TOC = list(pages(yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))))
+TOC = pages(ROOT)
 CHAPTERS = [page for page in TOC if page.startswith("book/chapters/")]
 SEEN = [*TOC, "search"]
 WIDTHS = {"wide": 1280, "narrow": 390}

@@ -462,7 +462,7 @@ submission_102:
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "folder"])
 def test_an_export_of_gradescope_tells_who_and_when(tmp_path, zipped):
     export = tmp_path / "assignment_7_export"
-    touch(export, "submission_101/mini.ipynb", "submission_102/work/mini.ipynb")
+    touch(export, "submission_101/mini.ipynb", "submission_102/answers/mini.ipynb")
     touch(export, "submission_103/alice.ipynb")  # of nobody that the export names
     (export / "submission_metadata.yml").write_text(GRADESCOPE, encoding="utf-8")
     path = Path(shutil.make_archive(export, "zip", tmp_path, export.name)) if zipped else export

@@ -53,6 +53,10 @@ def test_close_tells_kind_shape_and_dtype_before_values():
     assert "NumPy array" in reason(x, x.numpy())
 
 
+def test_a_missing_return_is_suspected_only_where_something_was_expected():
+    assert reason(3, None) == "The output should be None, not an int."
+
+
 def test_close_counts_nan_as_equal_to_nan_only():
     nan = torch.tensor([float("nan")])
     assert_close(nan, nan)

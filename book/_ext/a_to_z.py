@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
 from check_pages import pages
 from course_map import short
 from docutils import nodes
@@ -147,9 +146,8 @@ def fill(app: Sphinx, doctree: nodes.document, page: str) -> None:
 
 def index(app: Sphinx, page: str) -> Iterator[nodes.Element]:
     """A line with all letters, and a section for each."""
-    toc = yaml.safe_load(Path(app.srcdir, "_toc.yml").read_text(encoding="utf-8"))
     taught: dict[str, tuple[str, dict[str, str]]] = {}
-    for chapter in filter(lambda name: name.startswith(CHAPTERS), pages(toc)):
+    for chapter in filter(lambda name: name.startswith(CHAPTERS), pages(Path(app.srcdir))):
         for _, text, place, *_ in app.env.domaindata["index"]["entries"].get(chapter, []):
             places = taught.setdefault(text.strip("`").lower(), (text, {}))[1]
             places.setdefault(chapter, f"#{place}" if place else "")

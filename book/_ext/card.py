@@ -2,6 +2,7 @@
 
 import subprocess
 from datetime import date
+from functools import cache
 from pathlib import Path
 
 from docutils import nodes
@@ -49,10 +50,14 @@ def last_change(root: Path, *paths: str) -> date | None:
     if not last:
         return None
     commit, day = last.split()
-    oldest = Path(root, git(root, "rev-parse", "--git-path", "shallow"))
-    if oldest.exists() and commit in oldest.read_text(encoding="utf-8").split():
-        return None
-    return date.fromisoformat(day)
+    return None if commit in oldest(root) else date.fromisoformat(day)
+
+
+@cache
+def oldest(root: Path) -> list[str]:
+    """The commits at which a shallow clone's history breaks off."""
+    file = Path(root, git(root, "rev-parse", "--git-path", "shallow"))
+    return file.read_text(encoding="utf-8").split() if file.is_file() else []
 
 
 def git(root: Path, *arguments: str) -> str:

@@ -4,13 +4,12 @@ A chapter is hidden by a `#` before its line. A link to any other page that is m
 """
 
 import re
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from docutils import nodes
 from launch import CHAPTERS
+from released import syllabus
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
@@ -30,9 +29,7 @@ class HiddenChapters(SphinxPostTransform):
         for link in list(self.document.findall(pending_xref)):
             chapter = self.target(link)
             if chapter in hidden:
-                text = (
-                    link.astext() if link.get("refexplicit") else titles(self.env.srcdir)[chapter]
-                )
+                text = link.astext() if link.get("refexplicit") else title(chapter)
                 link.replace_self(nodes.inline("", text))
 
     def target(self, link: pending_xref) -> str | None:
@@ -44,10 +41,8 @@ class HiddenChapters(SphinxPostTransform):
         return page.removeprefix(CHAPTERS) if page.startswith(CHAPTERS) else None
 
 
-@cache
-def titles(srcdir: Path) -> dict[str, str]:
-    syllabus = Path(srcdir, "book", "syllabus.yml").read_text(encoding="utf-8")
-    return {entry["id"]: entry["title"] for entry in yaml.safe_load(syllabus)["chapters"]}
+def title(chapter: str) -> str:
+    return next(entry["title"] for entry in syllabus()["chapters"] if entry["id"] == chapter)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import yaml
 from check_pages import pages
 from docutils import nodes
 from launch import CHAPTERS
@@ -57,8 +56,7 @@ def terms(source: Path) -> dict[str, Term]:
 def link_terms(app: Sphinx, doctree: nodes.document, page: str) -> None:
     if app.builder.format != "html" or not page.startswith(CHAPTERS):
         return
-    toc = yaml.safe_load(Path(app.srcdir, "_toc.yml").read_text(encoding="utf-8"))
-    order = [name.removeprefix(CHAPTERS) for name in pages(toc)]
+    order = [name.removeprefix(CHAPTERS) for name in pages(Path(app.srcdir))]
     here = order.index(page.removeprefix(CHAPTERS))
     known = {
         key: term
