@@ -251,7 +251,7 @@ class Slot:
 
 # The modules that decide what a record says; an edit of a report makes no record stale.
 GRADING = (
-    "chapters", "diagnose", "forbidden", "grade", "notebook", "remote", "replay", "runner",
+    "chapters", "diagnose", "files", "forbidden", "grade", "notebook", "remote", "replay", "runner",
     "sandbox", "usage", "wire", "worker", "workers",
 )  # fmt: skip
 

@@ -58,27 +58,58 @@ IMAGE = torch.tensor([[[[0.0, 1.0, 2.0], [0.0, 0.0, 3.0]], [[-1.0, 0.0, 0.0], [0
 
 
 @probe
-def shapes_of(student, module, *args):
-    """The shape of each parameter of a module that is built with the arguments."""
-    return {n: list(p.shape) for n, p in getattr(student, module)(*args).named_parameters()}
+def channel_attention(student, args, state, *inputs):
+    """The output for given parameters; without them, their shapes."""
+    module = student.ChannelAttention(*args)
+    if state is None:
+        return {n: list(p.shape) for n, p in module.named_parameters()}
+    module.load_state_dict(state)
+    with torch.no_grad():
+        return module(*inputs)
 
 
 @probe
-def output(student, module, args, state, *inputs):
-    """What a module with given parameters answers."""
-    built = getattr(student, module)(*args)
-    built.load_state_dict(state)
+def spatial_attention(student, args, state, *inputs):
+    """The output for given parameters; without them, their shapes."""
+    module = student.SpatialAttention(*args)
+    if state is None:
+        return {n: list(p.shape) for n, p in module.named_parameters()}
+    module.load_state_dict(state)
     with torch.no_grad():
-        return built(*inputs)
+        return module(*inputs)
 
 
 @probe
-def weights_and_output(student, module, args, state, *inputs):
-    """What a module with given parameters attends to, and what it answers."""
-    built = getattr(student, module)(*args)
-    built.load_state_dict(state)
+def cbam(student, args, state, *inputs):
+    """The output for given parameters; without them, their shapes."""
+    module = student.CBAM(*args)
+    if state is None:
+        return {n: list(p.shape) for n, p in module.named_parameters()}
+    module.load_state_dict(state)
     with torch.no_grad():
-        return built.attention(*inputs), built(*inputs)
+        return module(*inputs)
+
+
+@probe
+def non_local(student, args, state, *inputs):
+    """Weights and output for given parameters; without them, their shapes."""
+    module = student.NonLocal(*args)
+    if state is None:
+        return {n: list(p.shape) for n, p in module.named_parameters()}
+    module.load_state_dict(state)
+    with torch.no_grad():
+        return module.attention(*inputs), module(*inputs)
+
+
+@probe
+def cross_layer(student, args, state, *inputs):
+    """Weights and output for given parameters; without them, their shapes."""
+    module = student.CrossLayer(*args)
+    if state is None:
+        return {n: list(p.shape) for n, p in module.named_parameters()}
+    module.load_state_dict(state)
+    with torch.no_grad():
+        return module.attention(*inputs), module(*inputs)
 
 
 def made_up(shapes):
@@ -94,7 +125,7 @@ def test_channel_weights(student):
     """The channel weights are the sigmoid of the network's answers to mean and maximum, added."""
     eye = {"hidden.weight": torch.eye(2), "hidden.bias": torch.zeros(2)}
     eye |= {"out.weight": torch.eye(2), "out.bias": torch.zeros(2)}
-    got = student.run(output, "ChannelAttention", (2, 1), eye, IMAGE)
+    got = student.run(channel_attention, (2, 1), eye, IMAGE)
     mean, top = torch.tensor([1.0, 0.0]), torch.tensor([3.0, 1.0])
     assert_close(
         got,
@@ -113,7 +144,7 @@ def test_channel_weights(student):
 def test_few_channels(student):
     """There are c // r hidden units, and one where this would be none."""
     for args, units in (((32, 16), 2), ((4, 16), 1)):
-        shapes = student.run(shapes_of, "ChannelAttention", *args)
+        shapes = student.run(channel_attention, args, None)
         expected = {"hidden.weight": [units, args[0]], "hidden.bias": [units]}
         expected |= {"out.weight": [args[0], units], "out.bias": [args[0]]}
         assert_equal(shapes, expected, f"the parameters of ChannelAttention{args}")
@@ -124,7 +155,7 @@ def test_spatial_weights(student):
     """The spatial weights see the mean (first) and the maximum over the channels."""
     state = {"conv.weight": torch.tensor([1.0, -2.0]).view(1, 2, 1, 1)}
     state |= {"conv.bias": torch.tensor([0.5])}
-    got = student.run(output, "SpatialAttention", (1,), state, IMAGE)
+    got = student.run(spatial_attention, (1,), state, IMAGE)
     mean, top = IMAGE.mean(1, keepdim=True), IMAGE.amax(1, keepdim=True)
     assert_close(
         got,
@@ -147,7 +178,7 @@ def test_one_gate_after_the_other(student):
     kernel = torch.zeros(1, 2, 7, 7)
     kernel[0, 0, 3, 3] = 1.0
     state |= {"spatial.conv.weight": kernel, "spatial.conv.bias": torch.zeros(1)}
-    got = student.run(output, "CBAM", (2, 1), state, IMAGE)
+    got = student.run(cbam, (2, 1), state, IMAGE)
     gated = torch.sigmoid(torch.tensor([4.0, 1.0])).view(1, 2, 1, 1) * IMAGE
     assert_close(
         got,
@@ -182,7 +213,7 @@ def rows(x, state, name):
 def test_starts_as_the_identity(student):
     """A new block gives back its input, and its parameters have the names of the docstring."""
     assert_equal(
-        student.run(shapes_of, "NonLocal", 3, 2),
+        student.run(non_local, (3, 2), None),
         {n: list(s) for n, s in NL_SHAPES.items()},
         "the parameters of NonLocal(3, 2)",
     )
@@ -196,7 +227,7 @@ def test_rows_of_the_weights(student):
     """`attention` has a row for each query, adding up to 1 over the keys, without scaling."""
     x = torch.linspace(-1, 1, 18).view(1, 3, 2, 3).sin()
     state = made_up(NL_SHAPES)
-    got, _ = student.run(weights_and_output, "NonLocal", (3, 2), state, x)
+    got, _ = student.run(non_local, (3, 2), state, x)
     scores = rows(x, state, "theta") @ rows(x, state, "phi").transpose(1, 2)
     assert_close(
         got,
@@ -217,7 +248,7 @@ def test_block(student):
     """The output is x plus the last convolution of the weighted values, pixel for pixel."""
     x = torch.linspace(-1, 1, 18).view(1, 3, 2, 3).sin()
     state = made_up(NL_SHAPES)
-    _, got = student.run(weights_and_output, "NonLocal", (3, 2), state, x)
+    _, got = student.run(non_local, (3, 2), state, x)
     q, k, v = (rows(x, state, n) for n in ("theta", "phi", "g"))
     y = F.scaled_dot_product_attention(q, k, v, scale=1.0)
 
@@ -302,12 +333,12 @@ COARSE = torch.linspace(2, -1, 8).view(1, 4, 1, 2).cos()
 def test_cross_weights(student):
     """`attention` has a row for each place of x and a column for each place of y."""
     assert_equal(
-        student.run(shapes_of, "CrossLayer", 3, 4, 2),
+        student.run(cross_layer, (3, 4, 2), None),
         {n: list(s) for n, s in CROSS_SHAPES.items()},
         "the parameters of CrossLayer(3, 4, 2)",
     )
     state = made_up(CROSS_SHAPES)
-    got, _ = student.run(weights_and_output, "CrossLayer", (3, 4, 2), state, FINE, COARSE)
+    got, _ = student.run(cross_layer, (3, 4, 2), state, FINE, COARSE)
     scores = rows(FINE, state, "query") @ rows(COARSE, state, "key").transpose(1, 2)
     assert_close(
         got,
@@ -326,7 +357,7 @@ def test_cross_weights(student):
 def test_cross_output(student):
     """The output has the shape of x: x plus what each of its places collects from y."""
     state = made_up(CROSS_SHAPES)
-    _, got = student.run(weights_and_output, "CrossLayer", (3, 4, 2), state, FINE, COARSE)
+    _, got = student.run(cross_layer, (3, 4, 2), state, FINE, COARSE)
     q = rows(FINE, state, "query")
     k, v = rows(COARSE, state, "key"), rows(COARSE, state, "value")
     y = F.scaled_dot_product_attention(q, k, v, scale=1.0)
