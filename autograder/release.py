@@ -232,10 +232,15 @@ def execute(chapter: Chapter, cells: Sequence[NotebookNode]) -> Run:
     """Run the solved chapter top to bottom in a fresh kernel and an empty folder.
 
     Raises:
-        ChapterError: with the cell that failed.
+        ChapterError: with the cell that failed, or the check that a solution does not pass.
     """
     notebook = solved(chapter, cells)
     cost = cost_of(notebook, f"{chapter.source}: a cell of the solved run failed.")
+    for cell in notebook.cells:
+        if cell["id"].startswith("check-"):
+            said = cell.outputs[-1]["data"]["text/plain"]
+            if "✗" in said:
+                raise ChapterError(f"{chapter.source}: a solution fails its own check.\n{said}")
     outputs = {c["id"]: [_tidy(output) for output in c.outputs] for c in notebook.cells}
     return Run(outputs, round(cost.cpu_seconds))
 

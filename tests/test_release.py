@@ -1,5 +1,8 @@
 """release: one source in, a page and a student notebook out, and nothing secret in either."""
 
+from pathlib import Path
+
+import mini as mini_course
 import nbformat
 import pytest
 
@@ -98,6 +101,14 @@ def test_a_failing_cell_names_the_chapter_and_the_error(mini):
     source = mini / "solutions/mini/chapter.md"
     source.write_text(source.read_text().replace("torch.arange(3)", "torch.nonsense"))
     with pytest.raises(ChapterError, match=r"(?s)chapter\.md: a cell .* failed.*nonsense"):
+        release([], mini)
+    assert not (mini / "notebooks/mini.ipynb").exists()
+
+
+def test_a_solution_that_fails_its_own_check_is_not_shown_to_readers(mini, mini_checks):
+    wrong = mini_course.CHECKS.replace("student.double(x), 2 * x", "student.double(x), x")
+    Path(mini_checks.__file__).write_text(wrong)
+    with pytest.raises(ChapterError, match=r"(?s)a solution fails its own check.*double: 0 of 1"):
         release([], mini)
     assert not (mini / "notebooks/mini.ipynb").exists()
 
