@@ -109,6 +109,23 @@ def test_page_needs_no_network_and_no_script_fails(view: View) -> None:
     assert view.complaints == []
 
 
+def test_page_is_light(view: View) -> None:
+    """What it weighs itself, with its pictures, and what all pages share and is loaded once."""
+    pictures = view.page.evaluate("[...document.images].map((image) => image.src)")
+    own = {view.page.url.partition("#")[0], *pictures}
+    assert size(own) <= 1e6, f"{size(own) / 1e6:.2f} MB"
+    loaded = {url.partition("?")[0] for url in set(view.requests) - own}
+    shared = {url for url in loaded if "/_static/" in url}
+    assert size(shared) <= 2e6, sorted((size([url]), url) for url in shared)[-9:]
+    assert "fontawesome.js" not in str(loaded)
+    assert view.name == "search.html" or "searchindex" not in str(loaded)
+
+
+def size(urls: Iterable[str]) -> int:
+    paths = [Path(unquote(urlparse(url).path)) for url in urls if url.startswith("file:")]
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
 def test_page_fits_the_window(view: View) -> None:
     too_wide = view.page.evaluate(
         """() => document.documentElement.scrollWidth <= innerWidth ? [] :
@@ -301,26 +318,6 @@ def test_without_scripts_the_pictures_remain(browser: Browser) -> None:
         for place in places.all():
             assert not place.is_visible()
             assert place.locator("xpath=preceding-sibling::div[1]//img").is_visible()
-
-
-def test_pages_are_light(browser: Browser) -> None:
-    """What a page itself weighs, with its pictures, and what all share and is loaded once."""
-    loaded: set[str] = set()
-    for name in TOC:
-        with browser.new_page() as page:
-            view = View(f"{name}.html", page).open()
-            pictures = page.evaluate("[...document.images].map((image) => image.src)")
-            own = {page.url.partition("#")[0], *pictures}
-            loaded |= {url.partition("?")[0] for url in set(view.requests) - own}
-            assert size(own) <= 1e6, f"{name} weighs {size(own) / 1e6:.2f} MB"
-    shared = {url for url in loaded if "/_static/" in url}
-    assert size(shared) <= 2e6, sorted((size([url]), url) for url in shared)[-9:]
-    assert not [url for url in loaded if "searchindex" in url or "fontawesome.js" in url]
-
-
-def size(urls: Iterable[str]) -> int:
-    paths = [Path(unquote(urlparse(url).path)) for url in urls if url.startswith("file:")]
-    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def test_a_printed_page_holds_the_text_alone(browser: Browser) -> None:

@@ -872,7 +872,7 @@ def test_batch_mode(student, device, shape):
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.8])
 def test_path_expectation(student, device, p):
     """A share of 1 - p of the examples should be kept, so that the mean stays."""
-    y = student.DropPath(p, mode="row")(torch.ones(20_000, 1, device=device))
+    y = student.DropPath(p, mode="row")(torch.ones(20_000, 1, 1, 1, device=device))
     spread = math.sqrt(p * (1 - p))
     shares = [(y != 0).double().mean().item(), y.double().mean().item()]
     about(shares, [1 - p, 1.0], "(the share of examples kept, the mean of ones)", step=0.1)
