@@ -346,22 +346,41 @@ def building(result: Mapping[str, Any]) -> Iterator[str]:
 def grading(result: Mapping[str, Any]) -> Iterator[str]:
     compared = result["same submissions"]
     names = {"ours": "this course", "nbgrader": "nbgrader", "otter": "Otter-Grader"}
-    ours = compared["costs"]["ours"]
+    ours, growth = compared["costs"]["ours"], result["growth"]
+    fewer, most = [run for run in growth if run["workers"] == compared["workers"]][-2:]
+    further = {name: cost["seconds"] for name, cost in compared["one more"].items()}
+    # Ten are graded so fast that their difference is mostly the start's: a large class tells more.
+    further["ours"] = (most["seconds"] - fewer["seconds"]) / (
+        most["submissions"] - fewer["submissions"]
+    )
     yield "## Grading a class"
     yield ""
     yield (
         f"{compared['submissions']} submissions of the same assignment, {compared['workers']} "
-        f"workers, from the start of the command to its end ({machine(result)})."
+        f"workers, from the start of the command to its end ({machine(result)}); and what each "
+        "further submission takes, when all is started."
     )
     yield ""
     yield from table(
-        ["Grader", "clock (s)", "CPU (s)", "times"],
+        ["Grader", "clock (s)", "CPU (s)", "times", "each further (s)", "times"],
         [
             (names[name], f"{cost['seconds']:.1f}", f"{cost['cpu']:.1f}",
-             f"{cost['seconds'] / ours['seconds']:.1f}")
+             f"{cost['seconds'] / ours['seconds']:.1f}",
+             f"{further[name]:.2f}", number(further[name] / further["ours"]))
             for name, cost in compared["costs"].items()
         ],
         1,
+    )  # fmt: skip
+    yield "How this course's grader grows with the class, in one process and in several:"
+    yield ""
+    yield from table(
+        ["Submissions", "workers", "clock (s)", "memory (GB)"],
+        [
+            (f"{run['submissions']:,}", run["workers"], f"{run['seconds']:.0f}",
+             f"{max(run['memory']) / 1e9:.1f}" if run["memory"] else "–")
+            for run in growth
+        ],
+        0,
     )  # fmt: skip
 
 
