@@ -365,7 +365,7 @@ def text(result: dict[str, Any]) -> str:
             f"{row['submissions']:11}{row['workers']:9}{row['seconds']:9.1f}{rate:10.0f}"
             f"{row['cpu']:9.1f}{memory:>20}"
         )
-    each, cpu = _steady(growth, "seconds"), _steady(growth, "cpu")
+    each, cpu = steady(growth, "seconds"), steady(growth, "cpu")
     lines += ["", f"All without their start: {60 / each:.0f} a minute with {WORKERS} workers,"]
     for name in RIVALS:
         theirs = compared["one more"][name]
@@ -390,7 +390,7 @@ def _memory(ends: list[int]) -> str:
     return " → ".join(str(size >> 20) for size in ends) + " MB" if ends else "–"
 
 
-def _steady(growth: list[dict[str, Any]], kind: str) -> float:
+def steady(growth: list[dict[str, Any]], kind: str) -> float:
     """What one more submission costs, by the two largest runs: the start is in both."""
     small, large = [row for row in growth if row["workers"] == WORKERS][-2:]
     more = large["submissions"] - small["submissions"]

@@ -15,6 +15,7 @@ from typing import Any
 
 import nbformat
 import yaml
+from grading import steady
 
 from autograder import budget, results
 from autograder.chapters import find_root, syllabus
@@ -347,12 +348,9 @@ def grading(result: Mapping[str, Any]) -> Iterator[str]:
     compared = result["same submissions"]
     names = {"ours": "this course", "nbgrader": "nbgrader", "otter": "Otter-Grader"}
     ours, growth = compared["costs"]["ours"], result["growth"]
-    fewer, most = [run for run in growth if run["workers"] == compared["workers"]][-2:]
     further = {name: cost["seconds"] for name, cost in compared["one more"].items()}
     # Ten are graded so fast that their difference is mostly the start's: a large class tells more.
-    further["ours"] = (most["seconds"] - fewer["seconds"]) / (
-        most["submissions"] - fewer["submissions"]
-    )
+    further["ours"] = steady(growth, "seconds")
     yield "## Grading a class"
     yield ""
     yield (

@@ -109,13 +109,19 @@ def test_page_needs_no_network_and_no_script_fails(view: View) -> None:
     assert view.complaints == []
 
 
-def test_page_is_light(view: View) -> None:
+@pytest.fixture(scope="module")
+def shared() -> set[str]:
+    """What the pages seen so far load from where all look for it."""
+    return set()
+
+
+def test_page_is_light(view: View, shared: set[str]) -> None:
     """What it weighs itself, with its pictures, and what all pages share and is loaded once."""
     pictures = view.page.evaluate("[...document.images].map((image) => image.src)")
     own = {view.page.url.partition("#")[0], *pictures}
     assert size(own) <= 1e6, f"{size(own) / 1e6:.2f} MB"
     loaded = {url.partition("?")[0] for url in set(view.requests) - own}
-    shared = {url for url in loaded if "/_static/" in url}
+    shared |= {url for url in loaded if "/_static/" in url}
     assert size(shared) <= 2e6, sorted((size([url]), url) for url in shared)[-9:]
     assert "fontawesome.js" not in str(loaded)
     assert view.name == "search.html" or "searchindex" not in str(loaded)
